@@ -1,1 +1,8 @@
-//! x
+//! hermes-gateway
+pub mod meter;
+pub mod model;
+pub mod policy;
+pub mod secret;
+pub mod service;
+pub mod stop;
+pub mod store;

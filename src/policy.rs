@@ -1,0 +1,4 @@
+//! Layer 1: decisions as pure functions of what is known and what time it is.
+
+pub mod backoff;
+pub mod lives;

@@ -1,0 +1,101 @@
+//! Signals, from the first line of `main` to the last, on a thread that no wedged runtime can hold up.
+//!
+//! SIGTERM and SIGINT ask for a stop, a second one for a hard stop, a third ends the process on the spot. SIGHUP asks
+//! for a reload. What arrives before anybody can act on it is kept.
+
+use std::fmt;
+use std::io;
+use std::thread;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::SignalsInfo;
+use signal_hook::iterator::exfiltrator::origin::WithOrigin;
+use signal_hook::low_level::siginfo::Origin;
+use tokio::sync::mpsc::{self, UnboundedReceiver};
+
+use super::process;
+
+/// A signal and who sent it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Received {
+    /// What is asked.
+    pub request: Request,
+    /// The sender, for the log.
+    pub sender: Sender,
+}
+
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// Stop; the signal's name.
+    Stop(&'static str),
+    /// Reload the configuration.
+    Reload,
+}
+
+/// Who sent a signal, as far as the kernel tells.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sender {
+    /// Its pid and user id; `None` for the kernel and for a terminal's Ctrl-C.
+    pub process: Option<(i32, u32)>,
+    /// Its command name, if it still lived when we looked.
+    pub command: Option<String>,
+    /// Its systemd unit, if it runs in one.
+    pub unit: Option<String>,
+}
+
+impl fmt::Display for Sender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some((pid, uid)) = self.process else { return f.write_str("the kernel or a terminal") };
+        write!(f, "pid {pid}")?;
+        if let Some(command) = &self.command {
+            write!(f, " ({command})")?;
+        }
+        write!(f, ", uid {uid}")?;
+        if let Some(unit) = &self.unit {
+            write!(f, ", in {unit}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Installs the handlers and starts the thread; signals come out of the receiver in their order.
+///
+/// # Errors
+/// When the kernel refuses a handler or a thread.
+pub fn listen() -> io::Result<UnboundedReceiver<Received>> {
+    let mut signals = SignalsInfo::<WithOrigin>::new([SIGTERM, SIGINT, SIGHUP])?;
+    // Unbounded, but fed by at most three pending signals at a time, and emptied by the third stop.
+    let (send, receive) = mpsc::unbounded_channel();
+    let watch = move || {
+        let mut stops = 0;
+        for origin in signals.forever() {
+            let request = request(&origin);
+            stops += u32::from(matches!(request, Request::Stop(_)));
+            if stops >= 3 || send.send(Received { request, sender: sender(&origin) }).is_err() {
+                end_now();
+            }
+        }
+    };
+    thread::Builder::new().name("signals".into()).spawn(watch)?;
+    Ok(receive)
+}
+
+#[expect(clippy::exit, reason = "the third signal: whoever sends it wants an end, not a story")]
+fn end_now() -> ! {
+    std::process::exit(128 + SIGTERM)
+}
+
+fn request(origin: &Origin) -> Request {
+    match origin.signal {
+        SIGHUP => Request::Reload,
+        SIGINT => Request::Stop("SIGINT"),
+        _ => Request::Stop("SIGTERM"),
+    }
+}
+
+fn sender(origin: &Origin) -> Sender {
+    let process = origin.process.filter(|p| p.pid > 0).map(|p| (p.pid, p.uid));
+    let pid = process.and_then(|(pid, _)| u32::try_from(pid).ok());
+    Sender { process, command: pid.and_then(process::command), unit: pid.and_then(process::unit) }
+}

@@ -1,0 +1,77 @@
+//! Conversations: their rows, and what has been said in them.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::{Store, StoreError};
+use crate::model::id::{SessionId, TurnId};
+use crate::model::message::{Message, Role};
+use crate::model::time::Timestamp;
+
+/// Most turns of history that are read for an agent; older ones fall silent.
+const MAX_TURNS: u32 = 200;
+
+impl Store {
+    /// What the completed turns of a session said, oldest first.
+    pub async fn session_history(&self, session: SessionId) -> Result<Vec<Message>, StoreError> {
+        self.read(move |connection| {
+            let sql = "SELECT t.id FROM turns t JOIN sessions s ON s.id = t.session \
+                       WHERE s.name = ?1 AND t.state = 'completed' ORDER BY t.id DESC LIMIT ?2";
+            let mut statement = connection.prepare_cached(sql)?;
+            let turns = statement.query_map(params![session.as_str(), MAX_TURNS], |row| row.get::<_, [u8; 16]>(0))?;
+            let turns: Vec<_> = turns.collect::<Result<_, _>>()?;
+            said_in(connection, turns.iter().rev())
+        })
+        .await
+    }
+
+    /// What the chain of turns that ends with `last` said, oldest first; each turn names the one that it continues.
+    pub async fn chain_history(&self, last: TurnId) -> Result<Vec<Message>, StoreError> {
+        self.read(move |connection| {
+            let sql = "WITH RECURSIVE chain (id, parent, depth) AS ( \
+                           SELECT id, parent, 0 FROM turns WHERE id = ?1 UNION ALL \
+                           SELECT t.id, t.parent, depth + 1 FROM turns t JOIN chain c ON t.id = c.parent \
+                           WHERE depth < ?2) \
+                       SELECT id FROM chain ORDER BY depth DESC";
+            let mut statement = connection.prepare_cached(sql)?;
+            let turns = statement.query_map(params![last.as_bytes(), MAX_TURNS], |row| row.get::<_, [u8; 16]>(0))?;
+            let turns: Vec<_> = turns.collect::<Result<_, _>>()?;
+            said_in(connection, turns.iter())
+        })
+        .await
+    }
+}
+
+/// The row of a session, made if it is new.
+pub(super) fn row(connection: &Connection, session: &SessionId, now: Timestamp) -> Result<i64, StoreError> {
+    let mut find = connection.prepare_cached("SELECT id FROM sessions WHERE name = ?1")?;
+    if let Some(id) = find.query_row([session.as_str()], |row| row.get(0)).optional()? {
+        return Ok(id);
+    }
+    let mut insert = connection.prepare_cached("INSERT INTO sessions (name, created) VALUES (?1, ?2)")?;
+    Ok(insert.insert(params![session.as_str(), now.as_millis()])?)
+}
+
+fn said_in<'a>(connection: &Connection, turns: impl Iterator<Item = &'a [u8; 16]>) -> Result<Vec<Message>, StoreError> {
+    let mut messages = Vec::new();
+    for turn in turns {
+        messages.extend(messages_of(connection, turn)?);
+    }
+    Ok(messages)
+}
+
+/// The messages of one turn, in their order.
+pub(super) fn messages_of(connection: &Connection, turn: &[u8; 16]) -> Result<Vec<Message>, StoreError> {
+    let sql = "SELECT role, content FROM messages WHERE turn = ?1 ORDER BY position";
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map([turn], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+    rows.map(|row| {
+        let (role, content) = row?;
+        Ok(Message { role: role_of(&role)?, content })
+    })
+    .collect()
+}
+
+fn role_of(word: &str) -> Result<Role, StoreError> {
+    let known = [Role::System, Role::User, Role::Assistant].into_iter().find(|role| role.to_string() == word);
+    known.ok_or_else(|| StoreError::Failed(format!("unknown role '{word}' in a message")))
+}

@@ -1,0 +1,172 @@
+//! The store against real files.
+
+use super::*;
+use crate::model::id::TurnId;
+use crate::model::message::Message;
+use crate::model::turn::{Finish, History, Idempotency, NewTurn, Origin, Outcome, Usage};
+
+struct Home {
+    dir: tempfile::TempDir,
+}
+
+impl Home {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().expect("a temporary directory") }
+    }
+
+    fn open(&self) -> (Store, StoreOwner) {
+        Store::open(self.dir.path(), Arc::default()).expect("opens")
+    }
+
+    fn file(&self) -> std::path::PathBuf {
+        self.dir.path().join(FILE_NAME)
+    }
+}
+
+fn turn(session: &str, text: &str) -> NewTurn {
+    NewTurn {
+        id: TurnId::new(),
+        session: session.parse().expect("a session id"),
+        agent: "echo".into(),
+        origin: Origin::Chat,
+        instructions: None,
+        history: History::Session,
+        input: vec![Message::user(text)],
+        idempotency: None,
+        keep: false,
+    }
+}
+
+fn completed(text: &str) -> Outcome {
+    Outcome::Completed { text: text.into(), finish: Finish::Stop, usage: Usage { input_tokens: 1, output_tokens: 2 } }
+}
+
+#[tokio::test]
+async fn history_is_what_completed_turns_said_and_survives_a_reopen() {
+    let home = Home::new();
+    let (store, owner) = home.open();
+    for (asked, outcome) in
+        [("one", completed("eins")), ("two", Outcome::Failed { message: "no".into() }), ("three", completed("drei"))]
+    {
+        let turn = turn("s", asked);
+        let id = turn.id;
+        assert!(matches!(store.record_turn(turn, true).await, Ok(Recorded::New)));
+        store.end_turn(id, outcome.clone()).await.expect("ends");
+        assert_eq!(store.turn(id).await.expect("found").expect("there").outcome, Some(outcome));
+        assert!(store.end_turn(id, Outcome::Cancelled).await.is_err(), "a turn ends once");
+    }
+    drop(store);
+    owner.close();
+    assert!(!home.dir.path().join("gateway.db-wal").exists(), "a clean end leaves no WAL");
+    let (store, _owner) = home.open();
+    let history = store.session_history("s".parse().expect("an id")).await.expect("history");
+    let said: Vec<_> = history.iter().map(|message| message.content.as_str()).collect();
+    assert_eq!(said, ["one", "eins", "three", "drei"]);
+}
+
+#[tokio::test]
+async fn a_chain_is_its_own_history_whatever_else_was_said() {
+    let home = Home::new();
+    let (store, _owner) = home.open();
+    let mut last = None;
+    for text in ["a", "b", "c"] {
+        let mut turn = turn("s", text);
+        turn.history = last.map_or(History::Given(Vec::new()), History::Chain);
+        last = Some(turn.id);
+        store.record_turn(turn, true).await.expect("recorded");
+        store.end_turn(last.expect("set"), completed(&text.to_uppercase())).await.expect("ends");
+    }
+    let history = store.chain_history(last.expect("set")).await.expect("history");
+    let said: Vec<_> = history.iter().map(|message| message.content.as_str()).collect();
+    assert_eq!(said, ["a", "A", "b", "B", "c", "C"]);
+}
+
+#[tokio::test]
+async fn a_known_idempotency_key_leads_to_the_first_turn() {
+    let home = Home::new();
+    let (store, _owner) = home.open();
+    let keyed =
+        || NewTurn { idempotency: Some(Idempotency { key: "k".into(), fingerprint: [7; 32] }), ..turn("s", "once") };
+    let first = keyed();
+    let id = first.id;
+    assert!(matches!(store.record_turn(first, true).await, Ok(Recorded::New)));
+    match store.record_turn(keyed(), true).await.expect("answered") {
+        Recorded::Known(known) => assert_eq!((known.id, known.fingerprint), (id, Some([7; 32]))),
+        Recorded::New => panic!("recorded twice"),
+    }
+}
+
+#[tokio::test]
+async fn the_next_life_runs_what_can_still_be_asked_for_and_parks_what_keeps_killing() {
+    let home = Home::new();
+    let (store, _owner) = home.open();
+    let kept = NewTurn { keep: true, instructions: Some("be brief".into()), ..turn("s", "kept") };
+    let deadly = NewTurn { keep: true, ..turn("d", "deadly") };
+    let gone = turn("s", "gone");
+    let (kept_id, deadly_id, gone_id) = (kept.id, deadly.id, gone.id);
+    for turn in [kept, deadly, gone] {
+        store.record_turn(turn, true).await.expect("recorded");
+    }
+    store.claim_turn(deadly_id).await.expect("claimed");
+    store.claim_turn(deadly_id).await.expect("claimed");
+    let released = store.release_unfinished(3).await.expect("released");
+    assert_eq!((released.interrupted, released.parked, released.again.len()), (1, 1, 1));
+    let again = &released.again[0];
+    assert_eq!((again.turn.id, again.attempts), (kept_id, 1));
+    assert_eq!(again.turn.instructions.as_deref(), Some("be brief"));
+    assert_eq!(again.turn.input, [Message::user("kept")]);
+    for (id, outcome) in [(deadly_id, Outcome::Parked), (gone_id, Outcome::Interrupted)] {
+        assert_eq!(store.turn(id).await.expect("read").expect("there").outcome, Some(outcome));
+    }
+}
+
+#[tokio::test]
+async fn many_callers_share_a_commit_and_one_failure_takes_nobody_with_it() {
+    let home = Home::new();
+    let meters = Arc::new(Meters::default());
+    let (store, _owner) = Store::open(home.dir.path(), meters).expect("opens");
+    let poison = turn("s", "poison");
+    store.record_turn(poison.clone(), true).await.expect("the first time");
+    let mut calls: Vec<_> = (0..100).map(|n| store.record_turn(turn("s", &n.to_string()), true)).collect();
+    // The same id again violates the primary key, in the middle of the batch.
+    calls.push(store.record_turn(poison, true));
+    let results = futures_util::future::join_all(calls).await;
+    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 100);
+    assert!(results[100].is_err());
+}
+
+#[test]
+fn what_is_not_ours_is_refused_and_left_byte_for_byte() {
+    let foreign = |path: &Path| {
+        let connection = Connection::open(path).expect("opens");
+        connection.execute_batch("CREATE TABLE theirs (x); INSERT INTO theirs VALUES (1)").expect("made");
+    };
+    let newer = |path: &Path| {
+        drop(schema::open(path).expect("opens"));
+        let connection = Connection::open(path).expect("opens");
+        connection.execute_batch("PRAGMA user_version = 99").expect("set");
+    };
+    let garbage = |path: &Path| std::fs::write(path, vec![b'x'; 8192]).expect("written");
+    type Plant<'a> = &'a dyn Fn(&Path);
+    for (plant, expected) in
+        [(&foreign as Plant, "not a gateway's store"), (&newer, "schema version 99"), (&garbage, "damaged")]
+    {
+        let home = Home::new();
+        plant(&home.file());
+        let before = std::fs::read(home.file()).expect("read");
+        let error = Store::open(home.dir.path(), Arc::default()).expect_err("refused");
+        assert!(error.is_permanent() && error.to_string().contains(expected), "{error}");
+        assert_eq!(std::fs::read(home.file()).expect("read"), before);
+    }
+}
+
+#[tokio::test]
+async fn every_released_schema_opens() {
+    for fixture in [include_str!("../../tests/fixtures/store-v1.sql")] {
+        let home = Home::new();
+        Connection::open(home.file()).and_then(|c| c.execute_batch(fixture)).expect("the fixture loads");
+        let (store, _owner) = home.open();
+        let history = store.session_history("fixture".parse().expect("an id")).await.expect("history");
+        assert_eq!(history.iter().map(|m| m.content.as_str()).collect::<Vec<_>>(), ["question", "answer"]);
+    }
+}
