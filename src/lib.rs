@@ -1,4 +1,7 @@
 //! hermes-gateway
+pub mod agent;
+pub mod gateway;
+pub mod journal;
 pub mod meter;
 pub mod model;
 pub mod policy;

@@ -28,3 +28,34 @@ impl Timestamp {
         self.0.div_euclid(1000)
     }
 }
+
+/// A duration for people: its two largest units, `1h 30m`, `2.5s`, `350ms`.
+pub fn in_words(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
+        (0, 0, 0, 0) => format!("{}ms", duration.as_millis()),
+        (0, 0, 0, s) if duration.subsec_millis() >= 100 => format!("{s}.{}s", duration.subsec_millis() / 100),
+        (0, 0, 0, s) => format!("{s}s"),
+        (0, 0, m, 0) => format!("{m}m"),
+        (0, 0, m, s) => format!("{m}m {s}s"),
+        (0, h, 0, _) => format!("{h}h"),
+        (0, h, m, _) => format!("{h}h {m}m"),
+        (d, 0, _, _) => format!("{d}d"),
+        (d, h, _, _) => format!("{d}d {h}h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_well() {
+        let cases = [(350, "350ms"), (2_500, "2.5s"), (30_000, "30s"), (60_000, "1m"), (90_000, "1m 30s")];
+        for (millis, words) in cases {
+            assert_eq!(in_words(Duration::from_millis(millis)), words);
+        }
+        assert_eq!(in_words(Duration::from_secs(5_400)), "1h 30m");
+        assert_eq!(in_words(Duration::from_secs(100_000)), "1d 3h");
+    }
+}

@@ -61,8 +61,12 @@ pub struct NewTurn {
     pub session: SessionId,
     /// The agent that shall answer, by its configured name.
     pub agent: String,
+    /// The name that the client gave for the agent (`model`), to be told again.
+    pub model: String,
     /// Where it came from.
     pub origin: Origin,
+    /// When it came.
+    pub accepted: Timestamp,
     /// Instructions for this turn only; they are not part of the session.
     pub instructions: Option<String>,
     /// What the agent is shown first.
@@ -130,6 +134,17 @@ pub struct AgentError {
     pub message: String,
 }
 
+/// Who failed when a turn failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// The agent.
+    Agent,
+    /// The agent was not through in time.
+    Timeout,
+    /// The store: the reply could not be made durable, so it was not given.
+    Store,
+}
+
 /// How a turn ended, as it is stored and told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -142,8 +157,10 @@ pub enum Outcome {
         /// What it used.
         usage: Usage,
     },
-    /// The agent could not; the message says why.
+    /// It could not be answered; the message says why.
     Failed {
+        /// Who failed.
+        failure: Failure,
         /// For the person who asked.
         message: String,
     },
@@ -177,8 +194,14 @@ pub struct TurnRecord {
     pub session: SessionId,
     /// The agent it was given to.
     pub agent: String,
+    /// The name that the client gave for the agent.
+    pub model: String,
     /// Where it came from.
     pub origin: Origin,
+    /// Whether its result can be asked for.
+    pub keep: bool,
+    /// Instructions for this turn only.
+    pub instructions: Option<String>,
     /// How often it was started.
     pub attempts: u32,
     /// When it was accepted.

@@ -3,7 +3,8 @@
 use super::*;
 use crate::model::id::TurnId;
 use crate::model::message::Message;
-use crate::model::turn::{Finish, History, Idempotency, NewTurn, Origin, Outcome, Usage};
+use crate::model::time::Timestamp;
+use crate::model::turn::{Failure, Finish, History, Idempotency, NewTurn, Origin, Outcome, Usage};
 
 struct Home {
     dir: tempfile::TempDir,
@@ -28,6 +29,8 @@ fn turn(session: &str, text: &str) -> NewTurn {
         id: TurnId::new(),
         session: session.parse().expect("a session id"),
         agent: "echo".into(),
+        model: "m".into(),
+        accepted: Timestamp::now(),
         origin: Origin::Chat,
         instructions: None,
         history: History::Session,
@@ -45,9 +48,11 @@ fn completed(text: &str) -> Outcome {
 async fn history_is_what_completed_turns_said_and_survives_a_reopen() {
     let home = Home::new();
     let (store, owner) = home.open();
-    for (asked, outcome) in
-        [("one", completed("eins")), ("two", Outcome::Failed { message: "no".into() }), ("three", completed("drei"))]
-    {
+    for (asked, outcome) in [
+        ("one", completed("eins")),
+        ("two", Outcome::Failed { failure: Failure::Agent, message: "no".into() }),
+        ("three", completed("drei")),
+    ] {
         let turn = turn("s", asked);
         let id = turn.id;
         assert!(matches!(store.record_turn(turn, true).await, Ok(Recorded::New)));

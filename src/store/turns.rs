@@ -1,14 +1,13 @@
 //! Turns: accepted, claimed, ended, and what a crash left of them.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use serde::{Deserialize, Serialize};
 
 use super::sessions::{self, messages_of};
 use super::{Store, StoreError};
-use crate::model::id::{SessionId, TurnId};
+use crate::model::id::TurnId;
 use crate::model::message::{Message, Role};
 use crate::model::time::Timestamp;
-use crate::model::turn::{Finish, History, NewTurn, Origin, Outcome, TurnRecord, Usage};
+use crate::model::turn::{Failure, Finish, History, NewTurn, Origin, Outcome, TurnRecord, Usage};
 
 /// What became of a turn that was to be recorded.
 #[derive(Debug)]
@@ -37,14 +36,6 @@ pub struct Released {
     pub interrupted: usize,
     /// Given up, for they were running at too many crashes.
     pub parked: usize,
-}
-
-/// The part of a request that a second attempt needs and that is in no other column.
-#[derive(Debug, Serialize, Deserialize)]
-struct Request {
-    instructions: Option<String>,
-    /// The history given with the request; absent when it is in the store.
-    given: Option<Vec<Message>>,
 }
 
 impl Store {
@@ -116,32 +107,32 @@ impl Store {
 }
 
 fn insert(connection: &Connection, turn: &NewTurn, started: bool) -> Result<(), StoreError> {
-    let now = Timestamp::now();
-    let session = sessions::row(connection, &turn.session, now)?;
-    let (parent, given) = match &turn.history {
-        History::Given(messages) => (None, Some(messages)),
-        History::Session => (None, None),
+    let session = sessions::row(connection, &turn.session, turn.accepted)?;
+    let (parent, context) = match &turn.history {
+        // Only a turn that may be attempted again needs it; a given history can be long.
+        History::Given(messages) if turn.keep => (None, Some(serde_json::to_string(messages))),
+        History::Given(_) | History::Session => (None, None),
         History::Chain(last) => (Some(last.as_bytes()), None),
     };
-    // Only a turn that may be attempted again needs it; a given history can be long.
-    let request = turn.keep.then(|| Request { instructions: turn.instructions.clone(), given: given.cloned() });
-    let request = request.map(|r| serde_json::to_string(&r)).transpose();
-    let request = request.map_err(|e| StoreError::Failed(e.to_string()))?;
-    let sql = "INSERT INTO turns (id, session, agent, origin, state, keep, attempts, parent, request, \
-               idempotency_key, fingerprint, accepted) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+    let context = context.transpose().map_err(|e| StoreError::Failed(e.to_string()))?;
+    let sql = "INSERT INTO turns (id, session, agent, model, origin, state, keep, attempts, parent, instructions, \
+               context, idempotency_key, fingerprint, accepted) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
     connection.prepare_cached(sql)?.execute(params![
         turn.id.as_bytes(),
         session,
         turn.agent,
+        turn.model,
         turn.origin.label(),
         if started { "running" } else { "queued" },
         turn.keep,
         u32::from(started),
         parent,
-        request,
+        turn.instructions,
+        context,
         turn.idempotency.as_ref().map(|i| &i.key),
         turn.idempotency.as_ref().map(|i| &i.fingerprint),
-        now.as_millis(),
+        turn.accepted.as_millis(),
     ])?;
     for (position, message) in turn.input.iter().enumerate() {
         say(connection, turn.id, position, message.role, &message.content)?;
@@ -158,11 +149,11 @@ fn say(c: &Connection, turn: TurnId, position: usize, role: Role, content: &str)
 fn end(connection: &Connection, id: TurnId, outcome: &Outcome) -> Result<(), StoreError> {
     let (finish, usage, error) = match outcome {
         Outcome::Completed { finish, usage, .. } => (Some(finish_word(*finish)), Some(*usage), None),
-        Outcome::Failed { message } => (None, None, Some(message)),
+        Outcome::Failed { failure, message } => (Some(failure_word(*failure)), None, Some(message)),
         Outcome::Cancelled | Outcome::Interrupted | Outcome::Parked => (None, None, None),
     };
     let sql = "UPDATE turns SET state = ?2, ended = ?3, finish = ?4, input_tokens = ?5, output_tokens = ?6, \
-               error = ?7, request = NULL WHERE id = ?1 AND state IN ('queued', 'running')";
+               error = ?7, context = NULL WHERE id = ?1 AND state IN ('queued', 'running')";
     let ended = connection.prepare_cached(sql)?.execute(params![
         id.as_bytes(),
         outcome.label(),
@@ -190,8 +181,16 @@ fn finish_word(finish: Finish) -> &'static str {
     }
 }
 
-const COLUMNS: &str = "t.id, s.name, t.agent, t.origin, t.state, t.attempts, t.accepted, t.finish, t.input_tokens, \
-                       t.output_tokens, t.error, t.fingerprint, t.parent";
+fn failure_word(failure: Failure) -> &'static str {
+    match failure {
+        Failure::Agent => "agent",
+        Failure::Timeout => "timeout",
+        Failure::Store => "store",
+    }
+}
+
+const COLUMNS: &str = "t.id, t.agent, t.model, t.origin, t.state, t.keep, t.attempts, t.accepted, t.instructions, \
+                       t.finish, t.input_tokens, t.output_tokens, t.error, t.fingerprint, t.parent, s.name AS session";
 
 fn find(
     connection: &Connection,
@@ -204,19 +203,22 @@ fn find(
 }
 
 fn record(connection: &Connection, row: &Row<'_>) -> Result<TurnRecord, StoreError> {
-    let id: [u8; 16] = row.get(0)?;
-    let (session, origin): (String, String) = (row.get(1)?, row.get(3)?);
+    let id: [u8; 16] = row.get("id")?;
+    let (session, origin): (String, String) = (row.get("session")?, row.get("origin")?);
     let damaged = |what: &str| StoreError::Failed(format!("turn {} has a damaged {what}", TurnId::from_bytes(id)));
     Ok(TurnRecord {
         id: TurnId::from_bytes(id),
         session: session.parse().map_err(|_| damaged("session"))?,
-        agent: row.get(2)?,
+        agent: row.get("agent")?,
+        model: row.get("model")?,
         origin: origin_of(&origin).ok_or_else(|| damaged("origin"))?,
-        attempts: row.get(5)?,
-        accepted: Timestamp::from_millis(row.get(6)?),
+        keep: row.get("keep")?,
+        instructions: row.get("instructions")?,
+        attempts: row.get("attempts")?,
+        accepted: Timestamp::from_millis(row.get("accepted")?),
         outcome: outcome(connection, row, &id)?,
-        fingerprint: row.get(11)?,
-        parent: row.get::<_, Option<[u8; 16]>>(12)?.map(TurnId::from_bytes),
+        fingerprint: row.get("fingerprint")?,
+        parent: row.get::<_, Option<[u8; 16]>>("parent")?.map(TurnId::from_bytes),
     })
 }
 
@@ -225,20 +227,20 @@ fn origin_of(word: &str) -> Option<Origin> {
 }
 
 fn outcome(connection: &Connection, row: &Row<'_>, id: &[u8; 16]) -> Result<Option<Outcome>, StoreError> {
-    let count = |column| row.get::<_, Option<i64>>(column).map(|n| n.unwrap_or(0).max(0) as u64);
-    let state: String = row.get(4)?;
+    let count = |column: &str| row.get::<_, Option<i64>>(column).map(|n| n.unwrap_or(0).max(0) as u64);
+    let (state, finish): (String, Option<String>) = (row.get("state")?, row.get("finish")?);
+    let finish = finish.unwrap_or_default();
     Ok(Some(match state.as_str() {
         "queued" | "running" => return Ok(None),
         "completed" => Outcome::Completed {
             text: messages_of(connection, id)?.pop().map(|message| message.content).unwrap_or_default(),
-            finish: if row.get::<_, Option<String>>(7)?.as_deref() == Some("length") {
-                Finish::Length
-            } else {
-                Finish::Stop
-            },
-            usage: Usage { input_tokens: count(8)?, output_tokens: count(9)? },
+            finish: if finish == "length" { Finish::Length } else { Finish::Stop },
+            usage: Usage { input_tokens: count("input_tokens")?, output_tokens: count("output_tokens")? },
         },
-        "failed" => Outcome::Failed { message: row.get::<_, Option<String>>(10)?.unwrap_or_default() },
+        "failed" => Outcome::Failed {
+            failure: if finish == "timeout" { Failure::Timeout } else { Failure::Agent },
+            message: row.get::<_, Option<String>>("error")?.unwrap_or_default(),
+        },
         "cancelled" => Outcome::Cancelled,
         "interrupted" => Outcome::Interrupted,
         "parked" => Outcome::Parked,
@@ -247,27 +249,25 @@ fn outcome(connection: &Connection, row: &Row<'_>, id: &[u8; 16]) -> Result<Opti
 }
 
 fn unfinished(connection: &Connection, id: TurnId) -> Result<NewTurn, StoreError> {
-    let sql = "SELECT s.name, t.agent, t.origin, t.request, t.parent FROM turns t JOIN sessions s ON s.id = t.session \
-               WHERE t.id = ?1";
-    let damaged = |what: &str| StoreError::Failed(format!("turn {id} has a damaged {what}"));
-    let row = |row: &Row<'_>| {
-        let text = |column| row.get::<_, String>(column);
-        Ok((text(0)?, text(1)?, text(2)?, row.get::<_, Option<String>>(3)?, row.get::<_, Option<[u8; 16]>>(4)?))
-    };
-    let (session, agent, origin, request, parent) = connection.prepare_cached(sql)?.query_row([id.as_bytes()], row)?;
-    let session: SessionId = session.parse().map_err(|_| damaged("session"))?;
-    let request: Request = serde_json::from_str(request.as_deref().unwrap_or("")).map_err(|_| damaged("request"))?;
-    let history = match (parent, request.given) {
-        (Some(parent), _) => History::Chain(TurnId::from_bytes(parent)),
+    let damaged = || StoreError::Failed(format!("turn {id} has a damaged context"));
+    let known = find(connection, "t.id = ?1", id.as_bytes())?.ok_or_else(damaged)?;
+    let context = "SELECT context FROM turns WHERE id = ?1";
+    let given: Option<String> = connection.prepare_cached(context)?.query_row([id.as_bytes()], |row| row.get(0))?;
+    let given: Option<Vec<Message>> =
+        given.map(|json| serde_json::from_str(&json)).transpose().map_err(|_| damaged())?;
+    let history = match (known.parent, given) {
+        (Some(parent), _) => History::Chain(parent),
         (None, Some(given)) => History::Given(given),
         (None, None) => History::Session,
     };
     Ok(NewTurn {
         id,
-        session,
-        agent,
-        origin: origin_of(&origin).ok_or_else(|| damaged("origin"))?,
-        instructions: request.instructions,
+        session: known.session,
+        agent: known.agent,
+        model: known.model,
+        origin: known.origin,
+        accepted: known.accepted,
+        instructions: known.instructions,
         history,
         input: messages_of(connection, id.as_bytes())?,
         // A known key leads to this turn already.

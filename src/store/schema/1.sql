@@ -10,17 +10,19 @@ CREATE TABLE turns (
     id               BLOB    PRIMARY KEY,
     session          INTEGER NOT NULL REFERENCES sessions,
     agent            TEXT    NOT NULL,
+    model            TEXT    NOT NULL,           -- what the client called the agent
     origin           TEXT    NOT NULL,           -- chat, responses, control
     state            TEXT    NOT NULL,           -- queued, running; completed, failed, cancelled, interrupted, parked
     keep             INTEGER NOT NULL,           -- 1: the result can be asked for later, so a crash does not end it
     attempts         INTEGER NOT NULL,
     parent           BLOB,                       -- the turn that this one continues
-    request          TEXT,                       -- JSON, what a second attempt needs beyond the messages; only with keep
+    instructions     TEXT,                       -- for this turn only
+    context          TEXT,                       -- JSON: history given with the request; only with keep, until the end
     idempotency_key  TEXT    UNIQUE,
     fingerprint      BLOB,
     accepted         INTEGER NOT NULL,
     ended            INTEGER,
-    finish           TEXT,                       -- stop, length
+    finish           TEXT,                       -- completed: stop, length; failed: agent, timeout, store
     input_tokens     INTEGER,
     output_tokens    INTEGER,
     error            TEXT

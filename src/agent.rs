@@ -1,0 +1,139 @@
+//! Layer 2: agents, the ones who answer. One file for each kind.
+//!
+//! An agent is asked with a [`Prompt`], reports what it says through [`Events`] while it works, and ends with a
+//! [`TurnEnd`] or an [`AgentError`]. It never retries, stores or logs what was said: whoever called it does.
+//! Dropping the future is how a turn is cancelled.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::model::disposition::Disposition;
+use crate::model::message::Message;
+use crate::model::turn::{AgentError, TurnEnd, TurnEvent};
+
+pub mod echo;
+pub mod openai;
+
+/// Events that may wait for their reader; an agent that is faster waits.
+pub const EVENT_QUEUE: usize = 64;
+
+/// Where an agent reports what it says.
+#[derive(Debug, Clone)]
+pub struct Events(mpsc::Sender<TurnEvent>);
+
+impl Events {
+    /// A pipe from an agent to its turn.
+    pub fn channel() -> (Self, mpsc::Receiver<TurnEvent>) {
+        let (send, receive) = mpsc::channel(EVENT_QUEUE);
+        (Self(send), receive)
+    }
+
+    /// Reports an event; waits while the reader is behind.
+    ///
+    /// # Errors
+    /// When nobody listens any more: the turn is over for everybody but the agent.
+    pub async fn send(&self, event: TurnEvent) -> Result<(), AgentError> {
+        let gone = |_| AgentError { disposition: Disposition::Reject, message: "nobody listens any more".into() };
+        self.0.send(event).await.map_err(gone)
+    }
+}
+
+/// What an agent is asked.
+#[derive(Debug, Clone)]
+pub struct Prompt {
+    /// Instructions for this turn.
+    pub instructions: Option<String>,
+    /// What was said before, then what is new; never empty.
+    pub messages: Vec<Message>,
+}
+
+/// How an agent is configured, by its kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Config {
+    /// Repeats what it is told.
+    Echo(echo::Config),
+    /// Any OpenAI-compatible endpoint.
+    OpenAi(openai::Config),
+}
+
+impl Config {
+    /// The word in the configuration, in logs and in status.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Echo(_) => "echo",
+            Self::OpenAi(_) => "openai",
+        }
+    }
+}
+
+/// An agent that can be asked.
+#[derive(Debug)]
+pub enum Agent {
+    /// Repeats what it is told.
+    Echo(echo::Echo),
+    /// Any OpenAI-compatible endpoint.
+    OpenAi(openai::OpenAi),
+}
+
+impl Agent {
+    /// Makes an agent; does no I/O.
+    pub fn new(config: &Config) -> Self {
+        match config {
+            Config::Echo(config) => Self::Echo(echo::Echo::new(config.clone())),
+            Config::OpenAi(config) => Self::OpenAi(openai::OpenAi::new(config.clone())),
+        }
+    }
+
+    /// Whether it is shown what was said before; if not, nobody needs to read it from the store.
+    pub fn wants_history(&self) -> bool {
+        matches!(self, Self::OpenAi(_))
+    }
+
+    /// Answers `prompt`, reporting through `events` as it goes.
+    pub async fn turn(&self, prompt: Prompt, events: Events) -> Result<TurnEnd, AgentError> {
+        match self {
+            Self::Echo(echo) => echo.turn(prompt, events).await,
+            Self::OpenAi(openai) => openai.turn(prompt, events).await,
+        }
+    }
+}
+
+/// All agents by name, and which one answers when nobody says.
+#[derive(Debug, Clone)]
+pub struct Agents {
+    default: String,
+    by_name: BTreeMap<String, (Config, Arc<Agent>)>,
+}
+
+impl Agents {
+    /// Makes the agents; those in `before` whose configuration is unchanged are kept with what they know.
+    ///
+    /// # Panics
+    /// When `default` is none of `configs`; the configuration's check refuses that.
+    pub fn new(default: &str, configs: &BTreeMap<String, Config>, before: Option<&Self>) -> Self {
+        assert!(configs.contains_key(default), "the default agent is configured");
+        let make = |(name, config): (&String, &Config)| {
+            let kept = before.and_then(|b| b.by_name.get(name)).filter(|(old, _)| old == config);
+            let agent = kept.map_or_else(|| Arc::new(Agent::new(config)), |(_, agent)| agent.clone());
+            (name.clone(), (config.clone(), agent))
+        };
+        Self { default: default.to_owned(), by_name: configs.iter().map(make).collect() }
+    }
+
+    /// The name of the agent that answers when nobody says.
+    pub fn default_name(&self) -> &str {
+        &self.default
+    }
+
+    /// The agent of this name.
+    pub fn get(&self, name: &str) -> Option<&Arc<Agent>> {
+        self.by_name.get(name).map(|(_, agent)| agent)
+    }
+
+    /// All names with their kinds, sorted by name.
+    pub fn kinds(&self) -> impl Iterator<Item = (&str, &'static str)> {
+        self.by_name.iter().map(|(name, (config, _))| (name.as_str(), config.kind()))
+    }
+}

@@ -1,0 +1,217 @@
+//! A turn in flight: what it has said so far, for everybody who watches, from the first word on.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::model::turn::{Outcome, TurnEvent};
+
+/// Longest reply, in bytes; an agent that says more is cut off there.
+pub const MAX_REPLY: usize = 8 * 1024 * 1024;
+
+/// A turn in flight. It is held by the task that runs it; watchers come and go.
+#[derive(Debug)]
+pub struct Live {
+    said: Mutex<Said>,
+    /// Counts changes; whoever watches looks again.
+    changed: watch::Sender<u64>,
+    /// Nobody wants it any more.
+    unwanted: CancellationToken,
+    /// Whether it is wanted even when nobody watches.
+    keep: bool,
+}
+
+#[derive(Debug, Default)]
+struct Said {
+    text: String,
+    thoughts: String,
+    outcome: Option<Outcome>,
+    watchers: usize,
+}
+
+/// What a watcher sees next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// More of the reply: all that came since the last look.
+    Text(String),
+    /// More of what the agent thinks aloud.
+    Thought(String),
+    /// The end; there is no more.
+    Ended(Outcome),
+}
+
+/// Somebody who watches a turn. The last one to leave cancels it, unless its result can be asked for later.
+#[derive(Debug)]
+pub struct Watch {
+    live: Arc<Live>,
+    changed: watch::Receiver<u64>,
+    text_seen: usize,
+    thoughts_seen: usize,
+}
+
+impl Live {
+    /// A turn that has said nothing yet.
+    pub fn new(keep: bool) -> Self {
+        let (said, unwanted) = (Mutex::default(), CancellationToken::new());
+        Self { said, changed: watch::Sender::new(0), unwanted, keep }
+    }
+
+    /// A new watcher, who will see everything from the beginning.
+    pub fn watch(self: &Arc<Self>) -> Watch {
+        self.lock().watchers += 1;
+        Watch { live: self.clone(), changed: self.changed.subscribe(), text_seen: 0, thoughts_seen: 0 }
+    }
+
+    /// Adds what the agent said; whether there is room for more.
+    pub fn add(&self, event: TurnEvent) -> bool {
+        let mut said = self.lock();
+        match event {
+            TurnEvent::Text(text) => said.text.push_str(&text),
+            TurnEvent::Thought(text) => said.thoughts.push_str(&text),
+        }
+        let room = said.text.len().max(said.thoughts.len()) < MAX_REPLY;
+        drop(said);
+        self.tell();
+        room
+    }
+
+    /// The reply so far.
+    pub fn text(&self) -> String {
+        self.lock().text.clone()
+    }
+
+    /// Whether anything was said yet; what was said cannot be taken back by trying again.
+    pub fn has_spoken(&self) -> bool {
+        !self.lock().text.is_empty()
+    }
+
+    /// Tells everybody that it is over. To be called when the store knows.
+    pub fn end(&self, outcome: Outcome) {
+        self.lock().outcome = Some(outcome);
+        self.tell();
+    }
+
+    /// Waits until nobody wants it any more.
+    pub async fn unwanted(&self) {
+        self.unwanted.cancelled().await;
+    }
+
+    /// Whether nobody wants it any more.
+    pub fn is_unwanted(&self) -> bool {
+        self.unwanted.is_cancelled()
+    }
+
+    fn tell(&self) {
+        self.changed.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Said> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watch {
+    /// A watch on a turn that ended before.
+    pub fn ended(outcome: Outcome) -> Self {
+        let live = Arc::new(Live::new(true));
+        if let Outcome::Completed { text, .. } = &outcome {
+            live.lock().text.clone_from(text);
+        }
+        live.end(outcome);
+        live.watch()
+    }
+
+    /// What comes next; after [`Progress::Ended`] the same again.
+    pub async fn next(&mut self) -> Progress {
+        loop {
+            if let Some(progress) = self.look() {
+                return progress;
+            }
+            // The sender lives in `self.live`, so this ends only when something changed.
+            if self.changed.changed().await.is_err() {
+                return Progress::Ended(Outcome::Interrupted);
+            }
+        }
+    }
+
+    /// How it ends; passes over what is said until then.
+    pub async fn outcome(&mut self) -> Outcome {
+        loop {
+            if let Progress::Ended(outcome) = self.next().await {
+                return outcome;
+            }
+        }
+    }
+
+    /// The outcome if it has ended.
+    pub fn outcome_now(&self) -> Option<Outcome> {
+        self.live.lock().outcome.clone()
+    }
+
+    fn look(&mut self) -> Option<Progress> {
+        let said = self.live.lock();
+        // Each piece was added whole, so these lengths are character boundaries.
+        if said.thoughts.len() > self.thoughts_seen {
+            let more = said.thoughts[self.thoughts_seen..].to_owned();
+            self.thoughts_seen = said.thoughts.len();
+            return Some(Progress::Thought(more));
+        }
+        if said.text.len() > self.text_seen {
+            let more = said.text[self.text_seen..].to_owned();
+            self.text_seen = said.text.len();
+            return Some(Progress::Text(more));
+        }
+        said.outcome.clone().map(Progress::Ended)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let mut said = self.live.lock();
+        said.watchers -= 1;
+        if said.watchers == 0 && !self.live.keep && said.outcome.is_none() {
+            self.live.unwanted.cancel();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::turn::{Finish, Usage};
+
+    fn completed(text: &str) -> Outcome {
+        Outcome::Completed { text: text.into(), finish: Finish::Stop, usage: Usage::default() }
+    }
+
+    #[tokio::test]
+    async fn early_and_late_watchers_see_the_same_story() {
+        let live = Arc::new(Live::new(false));
+        let mut early = live.watch();
+        live.add(TurnEvent::Thought("hm".into()));
+        live.add(TurnEvent::Text("Grüß ".into()));
+        assert_eq!(early.next().await, Progress::Thought("hm".into()));
+        assert_eq!(early.next().await, Progress::Text("Grüß ".into()));
+        live.add(TurnEvent::Text("Gott".into()));
+        live.end(completed("Grüß Gott"));
+        assert_eq!(early.next().await, Progress::Text("Gott".into()));
+        let mut late = live.watch();
+        assert_eq!(late.next().await, Progress::Thought("hm".into()));
+        assert_eq!(late.next().await, Progress::Text("Grüß Gott".into()));
+        assert_eq!(early.outcome().await, late.outcome().await);
+    }
+
+    #[tokio::test]
+    async fn the_last_to_leave_cancels_what_cannot_be_asked_for_later() {
+        let live = Arc::new(Live::new(false));
+        let (first, second) = (live.watch(), live.watch());
+        drop(first);
+        assert!(!live.unwanted.is_cancelled());
+        drop(second);
+        live.unwanted().await;
+        let kept = Arc::new(Live::new(true));
+        drop(kept.watch());
+        assert!(!kept.unwanted.is_cancelled());
+    }
+}
