@@ -1,6 +1,8 @@
 //! hermes-gateway
 pub mod agent;
+pub mod config;
 pub mod gateway;
+pub mod http;
 pub mod journal;
 pub mod meter;
 pub mod model;

@@ -1,0 +1,123 @@
+//! The control socket: what the command line asks of a running gateway.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{Request, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use super::Api;
+use super::ask::{Asked, agent_of};
+use super::error::ApiError;
+use super::health;
+use super::sse::{self, Events, Gone};
+use crate::gateway::{Progress, Ticket};
+use crate::model::id::{SessionId, TurnId};
+use crate::model::message::Message;
+use crate::model::time::Timestamp;
+use crate::model::turn::{History, NewTurn, Origin, Outcome};
+
+/// The session of `send` when none is named.
+const DEFAULT_SESSION: &str = "cli";
+
+/// What the process is asked to do.
+#[derive(Debug)]
+pub enum Command {
+    /// Stop.
+    Stop,
+    /// Give way to a successor.
+    Restart,
+    /// Read the configuration again and say what came of it.
+    Reload(oneshot::Sender<ReloadReport>),
+}
+
+/// What came of a reload.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct ReloadReport {
+    /// Keys whose new values are in force.
+    pub applied: Vec<String>,
+    /// Keys whose new values wait for a restart.
+    pub needs_restart: Vec<String>,
+    /// What is wrong with the new configuration; if anything is, nothing of it is in force.
+    pub problems: Vec<String>,
+}
+
+/// The request of `hermes-gateway send`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SendRequest {
+    /// What is said.
+    pub text: String,
+    /// In which session.
+    pub session: Option<String>,
+    /// To which agent.
+    pub agent: Option<String>,
+}
+
+/// How everything is.
+pub async fn status(State(api): State<Api>) -> Json<Value> {
+    Json(health::report(&api).await)
+}
+
+/// Says something and streams the reply: events `text`, then `end` or `error`.
+pub async fn send(State(api): State<Api>, request: Request<Body>) -> Result<Response, ApiError> {
+    let asked: Asked<SendRequest> = Asked::read(&api, request).await?;
+    let session = asked.body.session.as_deref().unwrap_or(DEFAULT_SESSION);
+    let session: SessionId =
+        session.parse().map_err(|e| ApiError::invalid(Some("session"), format!("session: {e}")))?;
+    let agent = agent_of(&api, asked.body.agent.as_deref());
+    let turn = NewTurn {
+        id: TurnId::new(),
+        session,
+        model: agent.clone(),
+        agent,
+        origin: Origin::Control,
+        accepted: Timestamp::now(),
+        instructions: None,
+        history: History::Session,
+        input: vec![Message::user(asked.body.text)],
+        idempotency: None,
+        keep: false,
+    };
+    let ticket = api.gateway.submit(turn).await?;
+    Ok(sse::response(&api.tasks, move |events| stream(events, ticket)))
+}
+
+async fn stream(events: Events, mut ticket: Ticket) -> Result<(), Gone> {
+    loop {
+        match events.next(&mut ticket.watch).await? {
+            Progress::Text(text) => events.send(Some("text"), &json!({ "text": text })).await?,
+            Progress::Thought(_) => {}
+            Progress::Ended(Outcome::Completed { .. }) => return events.send(Some("end"), &json!({})).await,
+            Progress::Ended(outcome) => {
+                let error = ApiError::of_outcome(&outcome).unwrap_or_else(ApiError::internal);
+                return events.send(Some("error"), error.body()).await;
+            }
+        }
+    }
+}
+
+/// Begins to stop; the answer comes first.
+pub async fn stop(State(api): State<Api>) -> Result<impl IntoResponse, ApiError> {
+    command(&api, Command::Stop).await?;
+    Ok((StatusCode::ACCEPTED, Json(json!({ "stopping": api.vitals.identity() }))))
+}
+
+/// Begins to give way to a successor; the answer comes first.
+pub async fn restart(State(api): State<Api>) -> Result<impl IntoResponse, ApiError> {
+    command(&api, Command::Restart).await?;
+    Ok((StatusCode::ACCEPTED, Json(json!({ "restarting": api.vitals.identity() }))))
+}
+
+/// Reads the configuration again; answers when the new one is in force or refused.
+pub async fn reload(State(api): State<Api>) -> Result<Json<ReloadReport>, ApiError> {
+    let (reply, answer) = oneshot::channel();
+    command(&api, Command::Reload(reply)).await?;
+    answer.await.map(Json).map_err(|_| ApiError::stopping())
+}
+
+async fn command(api: &Api, command: Command) -> Result<(), ApiError> {
+    api.commands.send(command).await.map_err(|_| ApiError::stopping())
+}
