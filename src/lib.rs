@@ -1,6 +1,9 @@
 //! hermes-gateway
 pub mod agent;
+pub mod cli;
 pub mod config;
+pub mod daemon;
+pub mod exit;
 pub mod gateway;
 pub mod http;
 pub mod journal;

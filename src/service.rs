@@ -4,6 +4,7 @@
 //! that there is no guessing: [`notify`] speaks to the supervisor or to nobody, [`sockets`] adopts what was passed or
 //! binds, and only the stand-alone mode knows a pid file ([`pidfile`]).
 
+pub mod deadline;
 pub mod directories;
 pub mod handshake;
 pub mod lives;

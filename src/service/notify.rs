@@ -36,6 +36,11 @@ impl Notifier {
         Self { inner: Arc::new(Inner { listening, failed_before: AtomicBool::new(false), status: Mutex::default() }) }
     }
 
+    /// Whether there is nobody to speak to.
+    pub fn is_silent(&self) -> bool {
+        !self.inner.listening
+    }
+
     /// `READY=1`: what is configured is open and answers.
     pub fn ready(&self, status: &str) {
         let status = self.remember(status);

@@ -13,6 +13,7 @@ use signal_hook::iterator::exfiltrator::origin::WithOrigin;
 use signal_hook::low_level::siginfo::Origin;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
+use super::deadline::Deadline;
 use super::process;
 
 /// A signal and who sent it.
@@ -59,11 +60,12 @@ impl fmt::Display for Sender {
     }
 }
 
-/// Installs the handlers and starts the thread; signals come out of the receiver in their order.
+/// Installs the handlers and starts the thread; signals come out of the receiver in their order. A stop that takes
+/// longer than `deadline` ends the process.
 ///
 /// # Errors
 /// When the kernel refuses a handler or a thread.
-pub fn listen() -> io::Result<UnboundedReceiver<Received>> {
+pub fn listen(deadline: Deadline) -> io::Result<UnboundedReceiver<Received>> {
     let mut signals = SignalsInfo::<WithOrigin>::new([SIGTERM, SIGINT, SIGHUP])?;
     // Unbounded, but fed by at most three pending signals at a time, and emptied by the third stop.
     let (send, receive) = mpsc::unbounded_channel();
@@ -71,7 +73,11 @@ pub fn listen() -> io::Result<UnboundedReceiver<Received>> {
         let mut stops = 0;
         for origin in signals.forever() {
             let request = request(&origin);
-            stops += u32::from(matches!(request, Request::Stop(_)));
+            if let Request::Stop(_) = request {
+                stops += 1;
+                // Counted from here, not from where the runtime gets round to it.
+                deadline.arm(0);
+            }
             if stops >= 3 || send.send(Received { request, sender: sender(&origin) }).is_err() {
                 end_now();
             }

@@ -47,6 +47,14 @@ impl Listener {
         }
     }
 
+    /// A second descriptor of the same socket.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(listener) => Self::Tcp(listener.try_clone()?),
+            Self::Unix(listener) => Self::Unix(listener.try_clone()?),
+        })
+    }
+
     /// The path, if it is a socket of the file system.
     pub fn path(&self) -> Option<PathBuf> {
         match self {

@@ -1,1 +1,290 @@
+//! The service manager over D-Bus, for the command line: install, start, stop, and what it says of our unit.
+//!
+//! A user's manager is reached also where a login left no `DBUS_SESSION_BUS_ADDRESS` (ssh, `su -`, cron): its bus and
+//! its private socket have fixed places.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use zbus::Connection;
+use zbus::OwnedObjectPath;
+use zbus::connection::Builder;
+
+use super::directories::Scope;
+
+/// Longest time for one call; a job is waited for separately.
+const CALL_TIMEOUT: Duration = Duration::from_secs(25);
+/// Longest time for a job; a stop may drain for as long as its time-outs allow.
+const JOB_TIMEOUT: Duration = Duration::from_secs(300);
+
+#[zbus::proxy(
+    interface = "org.freedesktop.systemd1.Manager",
+    default_service = "org.freedesktop.systemd1",
+    default_path = "/org/freedesktop/systemd1"
+)]
+trait Manager {
+    fn subscribe(&self) -> zbus::Result<()>;
+    fn reload(&self) -> zbus::Result<()>;
+    fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
+    fn enable_unit_files(
+        &self,
+        files: &[&str],
+        runtime: bool,
+        force: bool,
+    ) -> zbus::Result<(bool, Vec<(String, String, String)>)>;
+    fn disable_unit_files(&self, files: &[&str], runtime: bool) -> zbus::Result<Vec<(String, String, String)>>;
+    fn list_unit_files_by_patterns(&self, states: &[&str], patterns: &[&str]) -> zbus::Result<Vec<(String, String)>>;
+
+    #[zbus(signal)]
+    fn job_removed(&self, id: u32, job: OwnedObjectPath, unit: String, result: String) -> zbus::Result<()>;
+}
+
+#[zbus::proxy(interface = "org.freedesktop.systemd1.Unit", default_service = "org.freedesktop.systemd1")]
+trait Unit {
+    #[zbus(property)]
+    fn load_state(&self) -> zbus::Result<String>;
+    #[zbus(property)]
+    fn active_state(&self) -> zbus::Result<String>;
+    #[zbus(property)]
+    fn sub_state(&self) -> zbus::Result<String>;
+    #[zbus(property)]
+    fn unit_file_state(&self) -> zbus::Result<String>;
+}
+
+#[zbus::proxy(interface = "org.freedesktop.systemd1.Service", default_service = "org.freedesktop.systemd1")]
+trait Service {
+    #[zbus(property)]
+    fn result(&self) -> zbus::Result<String>;
+    #[zbus(property)]
+    fn n_restarts(&self) -> zbus::Result<u32>;
+    #[zbus(property, name = "MainPID")]
+    fn main_pid(&self) -> zbus::Result<u32>;
+    #[zbus(property)]
+    fn status_text(&self) -> zbus::Result<String>;
+    #[zbus(property)]
+    fn exec_main_status(&self) -> zbus::Result<i32>;
+}
+
+#[zbus::proxy(
+    interface = "org.freedesktop.login1.Manager",
+    default_service = "org.freedesktop.login1",
+    default_path = "/org/freedesktop/login1"
+)]
+trait Login {
+    fn set_user_linger(&self, uid: u32, enable: bool, interactive: bool) -> zbus::Result<()>;
+}
+
+/// Why the service manager did not do as asked, with what helps.
+#[derive(Debug, thiserror::Error)]
+pub enum ManagerError {
+    /// This machine was not booted with systemd.
+    #[error("systemd does not run this machine: start the gateway with 'hermes-gateway run' under your own supervisor")]
+    NotBooted,
+    /// The user has no service manager.
+    #[error("user {0} has no service manager now: log in, or run 'sudo loginctl enable-linger {0}' to have one always")]
+    NoUserManager(u32),
+    /// It is there and does not let us in.
+    #[error("the service manager cannot be reached at any of: {}", .0.join("; "))]
+    Unreachable(Vec<String>),
+    /// It said no.
+    #[error("{0}")]
+    Refused(String),
+    /// A job ended otherwise than done.
+    #[error("the job for {unit} ended with '{result}': see '{systemctl} status {unit}'")]
+    Job {
+        /// The unit.
+        unit: String,
+        /// `failed`, `canceled`, `timeout`, `dependency` ...
+        result: String,
+        /// How to call systemctl for it.
+        systemctl: &'static str,
+    },
+}
+
+impl From<zbus::Error> for ManagerError {
+    fn from(error: zbus::Error) -> Self {
+        match error {
+            zbus::Error::MethodError(name, text, _) => Self::Refused(text.unwrap_or_else(|| name.to_string())),
+            other => Self::Refused(other.to_string()),
+        }
+    }
+}
+
+/// What the service manager says of a service.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct UnitReport {
+    /// The unit.
+    pub unit: String,
+    /// `loaded`, `not-found`, `masked` ...
+    pub load_state: String,
+    /// `active`, `activating`, `deactivating`, `inactive`, `failed`, `reloading`.
+    pub active_state: String,
+    /// `running`, `auto-restart`, `dead` ...
+    pub sub_state: String,
+    /// `enabled`, `disabled`, `static` or empty.
+    pub enabled: String,
+    /// `success`, `exit-code`, `signal`, `watchdog` ...
+    pub result: String,
+    /// The exit status of the last main process.
+    pub exit_status: i32,
+    /// Automatic restarts since it was last started by hand.
+    pub restarts: u32,
+    /// The main process; 0 if there is none.
+    pub main_pid: u32,
+    /// What the process last said with `STATUS=`.
+    pub status_text: String,
+}
+
+/// A service manager.
+#[derive(Debug)]
+pub struct ServiceManager {
+    scope: Scope,
+    connection: Connection,
+    manager: ManagerProxy<'static>,
+}
+
+impl ServiceManager {
+    /// Connects to the manager of this scope.
+    pub async fn connect(scope: Scope) -> Result<Self, ManagerError> {
+        if !libsystemd::daemon::booted() {
+            return Err(ManagerError::NotBooted);
+        }
+        let connection = match scope {
+            Scope::System => first_that_answers(vec![Way::Bus("unix:path=/run/dbus/system_bus_socket".into())]).await?,
+            Scope::User => first_that_answers(ways_to_user_manager()?).await?,
+        };
+        let manager = ManagerProxy::new(&connection).await?;
+        Ok(Self { scope, connection, manager })
+    }
+
+    /// Makes the manager read unit files again.
+    pub async fn reload(&self) -> Result<(), ManagerError> {
+        Ok(self.manager.reload().await?)
+    }
+
+    /// Enables units: they start at login or boot.
+    pub async fn enable(&self, units: &[&str]) -> Result<(), ManagerError> {
+        self.manager.enable_unit_files(units, false, false).await?;
+        Ok(())
+    }
+
+    /// Disables units.
+    pub async fn disable(&self, units: &[&str]) -> Result<(), ManagerError> {
+        self.manager.disable_unit_files(units, false).await?;
+        Ok(())
+    }
+
+    /// Names of enabled units that match `pattern`.
+    pub async fn enabled(&self, pattern: &str) -> Result<Vec<String>, ManagerError> {
+        let files = self.manager.list_unit_files_by_patterns(&["enabled"], &[pattern]).await?;
+        Ok(files.into_iter().filter_map(|(path, _)| Some(path.rsplit('/').next()?.to_owned())).collect())
+    }
+
+    /// Starts a unit and waits until that is done or has failed.
+    pub async fn start(&self, unit: &str) -> Result<(), ManagerError> {
+        self.job(unit, self.manager.start_unit(unit, "replace")).await
+    }
+
+    /// Stops a unit and waits until that is done or has failed.
+    pub async fn stop(&self, unit: &str) -> Result<(), ManagerError> {
+        self.job(unit, self.manager.stop_unit(unit, "replace")).await
+    }
+
+    async fn job(
+        &self,
+        unit: &str,
+        call: impl Future<Output = zbus::Result<OwnedObjectPath>>,
+    ) -> Result<(), ManagerError> {
+        // Subscribed before the job exists, so that its end cannot be missed. A private connection needs no
+        // subscription and says so with an error.
+        let _already_subscribed = self.manager.subscribe().await;
+        let mut removed = self.manager.receive_job_removed().await?;
+        let job = call.await?;
+        let ended = async {
+            while let Some(signal) = removed.next().await {
+                let Ok(args) = signal.args() else { continue };
+                if args.job == job {
+                    return args.result.clone();
+                }
+            }
+            "lost: the manager closed the connection".to_owned()
+        };
+        let result = tokio::time::timeout(JOB_TIMEOUT, ended).await.unwrap_or_else(|_| "no end in sight".into());
+        match result.as_str() {
+            "done" | "skipped" => Ok(()),
+            _ => Err(ManagerError::Job { unit: unit.to_owned(), result, systemctl: self.scope.systemctl() }),
+        }
+    }
+
+    /// What the manager says of a service, whether or not it is installed.
+    pub async fn report(&self, unit: &str) -> Result<UnitReport, ManagerError> {
+        let path = self.manager.load_unit(unit).await?;
+        let of_unit = UnitProxy::builder(&self.connection).path(path.clone()).build().await?;
+        let of_service = ServiceProxy::builder(&self.connection).path(path).build().await?;
+        Ok(UnitReport {
+            unit: unit.to_owned(),
+            load_state: of_unit.load_state().await?,
+            active_state: of_unit.active_state().await?,
+            sub_state: of_unit.sub_state().await?,
+            enabled: of_unit.unit_file_state().await.unwrap_or_default(),
+            result: of_service.result().await?,
+            exit_status: of_service.exec_main_status().await?,
+            restarts: of_service.n_restarts().await?,
+            main_pid: of_service.main_pid().await?,
+            status_text: of_service.status_text().await?,
+        })
+    }
+}
+
+/// Lets the user's services run without a login; needs no password for oneself on most machines.
+pub async fn enable_linger() -> Result<(), ManagerError> {
+    let uid = rustix::process::getuid().as_raw();
+    let bus = first_that_answers(vec![Way::Bus("unix:path=/run/dbus/system_bus_socket".into())]).await?;
+    Ok(LoginProxy::new(&bus).await?.set_user_linger(uid, true, false).await?)
+}
+
+enum Way {
+    /// A message bus.
+    Bus(String),
+    /// The manager itself, without a bus in between.
+    Private(PathBuf),
+}
+
+fn ways_to_user_manager() -> Result<Vec<Way>, ManagerError> {
+    let uid = rustix::process::getuid().as_raw();
+    let set = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
+    let runtime = set("XDG_RUNTIME_DIR").map_or_else(|| PathBuf::from(format!("/run/user/{uid}")), PathBuf::from);
+    let (bus, private) = (runtime.join("bus"), runtime.join("systemd/private"));
+    let mut ways: Vec<_> = set("DBUS_SESSION_BUS_ADDRESS").map(Way::Bus).into_iter().collect();
+    ways.extend(bus.exists().then(|| Way::Bus(format!("unix:path={}", bus.display()))));
+    // There without dbus-user-session too.
+    ways.extend(private.exists().then_some(Way::Private(private)));
+    if ways.is_empty() { Err(ManagerError::NoUserManager(uid)) } else { Ok(ways) }
+}
+
+async fn first_that_answers(ways: Vec<Way>) -> Result<Connection, ManagerError> {
+    let mut failures = Vec::new();
+    for way in ways {
+        let (place, connected) = match way {
+            Way::Bus(address) => (address.clone(), connect_bus(&address).await),
+            Way::Private(path) => (path.display().to_string(), connect_private(&path).await),
+        };
+        match connected {
+            Ok(connection) => return Ok(connection),
+            Err(e) => failures.push(format!("{place} ({e})")),
+        }
+    }
+    Err(ManagerError::Unreachable(failures))
+}
+
+async fn connect_bus(address: &str) -> zbus::Result<Connection> {
+    Builder::address(address).method_timeout(CALL_TIMEOUT).build().await
+}
+
+async fn connect_private(path: &std::path::Path) -> zbus::Result<Connection> {
+    let stream = std::os::unix::net::UnixStream::connect(path).map_err(|e| zbus::Error::InputOutput(e.into()))?;
+    Builder::unix_stream(stream).p2p().method_timeout(CALL_TIMEOUT).build().await
+}

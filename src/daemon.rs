@@ -1,0 +1,280 @@
+//! Layer 5: the life of the process, as straight-line code: [`birth`], [`life`], [`death`].
+//!
+//! A plain thread holds the frame: it takes locks and sockets while there is one thread, builds the runtime, and after
+//! it gives everything back in order, or hands it to a successor in the same process.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+
+use crate::config::{self, Config, Problems};
+use crate::exit::Exit;
+use crate::http::refusal;
+use crate::journal::{Journal, LifeEvent};
+use crate::meter::Meters;
+use crate::model::id::InstanceName;
+use crate::secret::SecretError;
+use crate::service::deadline::Deadline;
+use crate::service::directories::Directories;
+use crate::service::handshake::{Handshake, Supervisor};
+use crate::service::lock::LockError;
+use crate::service::notify::Notifier;
+use crate::service::pidfile::PidFileError;
+use crate::service::signals::{self, Received};
+use crate::service::sockets::{BindError, Listener};
+use crate::store::OpenError;
+
+mod birth;
+mod death;
+mod hold;
+mod life;
+mod reload;
+
+pub use hold::Hold;
+
+/// How long the part of a stop may take that is not the configured grace.
+const STOP_MARGIN: Duration = Duration::from_secs(10);
+/// Threads that run tasks. The work is waiting for others, and each thread costs memory.
+const WORKERS: usize = 2;
+
+/// What a gateway is started with.
+#[derive(Debug)]
+pub struct Start {
+    /// What the supervisor said.
+    pub handshake: Handshake,
+    /// Which gateway.
+    pub instance: InstanceName,
+    /// Its places.
+    pub directories: Directories,
+    /// Whether to take over from a stand-alone gateway that runs.
+    pub replace: bool,
+    /// The log.
+    pub journal: Journal,
+}
+
+/// Where a gateway can be reached, once it is ready.
+#[derive(Debug, Clone)]
+pub struct Ready {
+    /// Its listeners for HTTP.
+    pub http: Vec<String>,
+    /// Where its key is.
+    pub key_source: String,
+}
+
+/// How a life ended that began well.
+#[derive(Debug)]
+pub enum Ending {
+    /// Stopped as asked.
+    Stopped,
+    /// To be followed by a successor; stand-alone, what it needs to go on without a gap.
+    Restart(Option<Hold>),
+}
+
+/// Why a life did not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration is wrong.
+    #[error("the configuration is wrong:\n{0}")]
+    Config(Problems),
+    /// A secret that is needed cannot be read.
+    #[error(transparent)]
+    Secret(SecretError),
+    /// The directory is somebody else's.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// Another stand-alone gateway runs.
+    #[error(transparent)]
+    PidFile(#[from] PidFileError),
+    /// Another gateway runs and could not be replaced.
+    #[error("cannot replace the running gateway: {0}")]
+    Replace(String),
+    /// An address cannot be had.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// The store does not work.
+    #[error("cannot take up the work of the last life")]
+    Recover(#[from] crate::store::StoreError),
+    /// The system refused something.
+    #[error("cannot {step}")]
+    System {
+        /// What.
+        step: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl StartError {
+    fn system(step: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { step, source }
+    }
+
+    /// The exit status that tells the supervisor whether another start can help.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Lock(LockError::Held { .. }) | Self::PidFile(PidFileError::Held { .. }) | Self::Replace(_) => {
+                Exit::Held
+            }
+            Self::Config(_) | Self::Secret(_) | Self::Bind(_) => Exit::Config,
+            Self::Store(error) if error.is_permanent() => Exit::Config,
+            Self::Lock(_) | Self::PidFile(_) | Self::Store(_) | Self::Recover(_) | Self::System { .. } => Exit::Failure,
+        }
+    }
+}
+
+/// Runs a gateway from its birth to its death. `on_ready` is called when it serves.
+pub fn run(start: Start, on_ready: impl FnOnce(&Ready)) -> Result<Ending, StartError> {
+    let deadline = Deadline::default();
+    let mut requests = signals::listen(deadline.clone()).map_err(StartError::system("listen to signals"))?;
+    let notifier = Notifier::new(start.handshake.supervisor);
+    let journal = start.journal.clone();
+    journal.life(LifeEvent::Started, "gateway started", &[("VERSION", env!("CARGO_PKG_VERSION").into())]);
+    let mut hold = Hold::default();
+    let ended = live(start, &mut hold, &notifier, &deadline, &mut requests, on_ready);
+    match ended {
+        Ok(Ended::Stopped) => {
+            journal.life(LifeEvent::Stopped, "gateway stopped", &[]);
+            Ok(Ending::Stopped)
+        }
+        Ok(Ended::Restart) => {
+            journal.life(LifeEvent::Stopped, "gateway stopped, to be followed by its successor", &[]);
+            Ok(Ending::Restart(notifier.is_silent().then_some(hold)))
+        }
+        Err(error) => {
+            let reason = chain(&error);
+            notifier.status(&format!("cannot start: {}", reason.replace('\n', "; ")));
+            journal.life(
+                LifeEvent::StartFailed,
+                &format!("gateway cannot start: {reason}"),
+                &[("REASON", reason.clone())],
+            );
+            if error.exit() != Exit::Failure {
+                refusal::refuse_waiting(hold.listeners(), &reason);
+            }
+            Err(error)
+        }
+    }
+}
+
+/// An error with all its causes, each once, on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+enum Ended {
+    Stopped,
+    Restart,
+}
+
+type Requests = tokio::sync::mpsc::UnboundedReceiver<Received>;
+
+fn live(
+    start: Start,
+    hold: &mut Hold,
+    notifier: &Notifier,
+    deadline: &Deadline,
+    requests: &mut Requests,
+    on_ready: impl FnOnce(&Ready),
+) -> Result<Ended, StartError> {
+    let Start { mut handshake, instance, directories, replace, journal } = start;
+    for refused in &handshake.passed.refused {
+        tracing::error!(refused, "a passed descriptor is not ours");
+    }
+    hold.adopt_sockets(&mut handshake.passed);
+    let config = config::load(&directories).map_err(StartError::Config)?;
+    journal.set_level(config.log_level);
+    deadline.set(config.stop_grace + STOP_MARGIN);
+    harden();
+    let runtime = runtime().map_err(StartError::system("start the runtime"))?;
+    let lives = birth::remember_lives(handshake.passed.lives.take(), notifier, &journal);
+    let Some(mut lives) = runtime.block_on(birth::wait_our_turn(lives, notifier, &journal, requests)) else {
+        return Ok(Ended::Stopped);
+    };
+    birth::take_locks(hold, &mut handshake, &directories, &instance, replace)?;
+    birth::bind(hold, &config, &directories, &instance)?;
+    let frame = birth::Frame { instance, directories, journal, notifier: notifier.clone(), deadline: deadline.clone() };
+    let parts = runtime.block_on(birth::assemble(&frame, &config, &handshake, hold))?;
+    lives.ready();
+    on_ready(&parts.ready);
+    let (ended, owner) = runtime.block_on(life::live(frame, config, parts, requests));
+    // What is late is dropped with the runtime; then nobody holds the store any more.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    death::close_store(owner);
+    Ok(ended)
+}
+
+fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()
+}
+
+/// What a process can do for its own safety, wherever it runs. None of it is needed to work.
+fn harden() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+    // Agents run as the same user: they are not to read our memory or environment.
+    if let Err(e) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(error = %e, "cannot keep other processes of this user from reading our memory");
+    }
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        tracing::warn!(error = %e, "cannot raise the limit of open files");
+    }
+}
+
+/// Everything that a life works with.
+struct Parts {
+    api: crate::http::Api,
+    tasks: crate::stop::Tasks,
+    stop: crate::stop::Stop,
+    owner: crate::store::StoreOwner,
+    commands: tokio::sync::mpsc::Receiver<crate::http::control::Command>,
+    http: tokio::sync::watch::Sender<crate::http::Config>,
+    key: tokio::sync::watch::Sender<Arc<crate::secret::SecretString>>,
+    ready: Ready,
+}
+
+/// Where the key is that clients show.
+fn key_source(config: &Config, state: &std::path::Path) -> (crate::secret::Source, bool) {
+    use crate::secret::{Source, has_credential};
+    const CREDENTIAL: &str = "api-key";
+    let made_by_us: PathBuf = state.join("api-key");
+    match &config.key {
+        Some(source) => (source.clone(), false),
+        None if has_credential(CREDENTIAL) => (Source::Credential(CREDENTIAL.into()), false),
+        None => (Source::File(made_by_us), true),
+    }
+}
+
+fn read_key(config: &Config, state: &std::path::Path) -> Result<Arc<crate::secret::SecretString>, SecretError> {
+    match key_source(config, state) {
+        (crate::secret::Source::File(path), true) => crate::secret::read_or_create_key(&path).map(Arc::new),
+        (source, _) => crate::secret::read(&source).map(Arc::new),
+    }
+}
+
+/// For errors and status: where somebody listens.
+fn places<'a>(listeners: impl Iterator<Item = &'a Listener>) -> Vec<String> {
+    listeners.map(Listener::to_string).collect()
+}
+
+/// What is counted, from birth to death.
+fn meters() -> Arc<Meters> {
+    Arc::default()
+}
+
+/// Whether systemd is told how we are.
+fn is_supervised(handshake: &Handshake) -> bool {
+    handshake.supervisor == Supervisor::Systemd
+}

@@ -1,0 +1,41 @@
+//! What a gateway holds for life: sockets and locks. An in-place restart hands all of it to its successor.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use crate::service::lock::DirectoryLock;
+use crate::service::pidfile::PidFile;
+use crate::service::sockets::{self, Listener, Passed};
+
+/// Sockets and locks.
+#[derive(Debug, Default)]
+pub struct Hold {
+    pub(super) http: Vec<Listener>,
+    pub(super) control: Option<Listener>,
+    pub(super) state: Option<DirectoryLock>,
+    pub(super) pid_file: Option<PidFile>,
+}
+
+impl Hold {
+    /// Takes over the sockets that were passed.
+    pub(super) fn adopt_sockets(&mut self, passed: &mut Passed) {
+        self.http = std::mem::take(&mut passed.http);
+        self.control = passed.control.take();
+    }
+
+    /// All listening sockets.
+    pub fn listeners(&self) -> impl Iterator<Item = &Listener> {
+        self.http.iter().chain(&self.control)
+    }
+
+    /// Leaves everything open for the program that is executed next in this process, and gives the variables that
+    /// tell it what is what. To be called when nothing else runs any more.
+    pub fn keep_for_successor(&self) -> io::Result<Vec<(&'static str, String)>> {
+        let http = self.http.iter().map(|listener| (sockets::HTTP, listener.as_fd()));
+        let control = self.control.iter().map(|listener| (sockets::CONTROL, listener.as_fd()));
+        let state = self.state.iter().map(|lock| (sockets::STATE_LOCK, lock.as_fd()));
+        let pid_file = self.pid_file.iter().map(|file| (sockets::PID_LOCK, file.as_fd()));
+        let all: Vec<(&str, BorrowedFd<'_>)> = http.chain(control).chain(state).chain(pid_file).collect();
+        sockets::keep_for_successor(&all)
+    }
+}
