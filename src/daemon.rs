@@ -23,7 +23,7 @@ use crate::service::handshake::{Handshake, Supervisor};
 use crate::service::lock::LockError;
 use crate::service::notify::Notifier;
 use crate::service::pidfile::PidFileError;
-use crate::service::signals::{self, Received};
+use crate::service::signals::{self, Signals};
 use crate::service::sockets::{BindError, Listener};
 use crate::store::OpenError;
 
@@ -132,15 +132,19 @@ impl StartError {
 /// Runs a gateway from its birth to its death. `on_ready` is called when it serves.
 pub fn run(start: Start, on_ready: impl FnOnce(&Ready)) -> Result<Ending, StartError> {
     let deadline = Deadline::default();
-    let mut requests = signals::listen(deadline.clone()).map_err(StartError::system("listen to signals"))?;
+    let mut signals = signals::listen(deadline.clone()).map_err(StartError::system("listen to signals"))?;
     let notifier = Notifier::new(start.handshake.supervisor);
     let journal = start.journal.clone();
     journal.life(LifeEvent::Started, "gateway started", &[("VERSION", env!("CARGO_PKG_VERSION").into())]);
     let mut hold = Hold::default();
-    let ended = live(start, &mut hold, &notifier, &deadline, &mut requests, on_ready);
+    let ended = live(start, &mut hold, &notifier, &deadline, &mut signals, on_ready);
     match ended {
         Ok(Ended::Stopped) => {
             journal.life(LifeEvent::Stopped, "gateway stopped", &[]);
+            Ok(Ending::Stopped)
+        }
+        Ok(Ended::Restart) if notifier.is_silent() && signals.close() => {
+            journal.life(LifeEvent::Stopped, "gateway stopped: a stop overtook the restart", &[]);
             Ok(Ending::Stopped)
         }
         Ok(Ended::Restart) => {
@@ -179,14 +183,12 @@ enum Ended {
     Restart,
 }
 
-type Requests = tokio::sync::mpsc::UnboundedReceiver<Received>;
-
 fn live(
     start: Start,
     hold: &mut Hold,
     notifier: &Notifier,
     deadline: &Deadline,
-    requests: &mut Requests,
+    signals: &mut Signals,
     on_ready: impl FnOnce(&Ready),
 ) -> Result<Ended, StartError> {
     let Start { mut handshake, instance, directories, replace, journal } = start;
@@ -200,7 +202,7 @@ fn live(
     harden();
     let runtime = runtime().map_err(StartError::system("start the runtime"))?;
     let lives = birth::remember_lives(handshake.passed.lives.take(), notifier, &journal);
-    let Some(mut lives) = runtime.block_on(birth::wait_our_turn(lives, notifier, &journal, requests)) else {
+    let Some(mut lives) = runtime.block_on(birth::wait_our_turn(lives, notifier, &journal, signals)) else {
         return Ok(Ended::Stopped);
     };
     birth::take_locks(hold, &mut handshake, &directories, &instance, replace)?;
@@ -209,7 +211,7 @@ fn live(
     let parts = runtime.block_on(birth::assemble(&frame, &config, &handshake, hold))?;
     lives.ready();
     on_ready(&parts.ready);
-    let (ended, owner) = runtime.block_on(life::live(frame, config, parts, requests));
+    let (ended, owner) = runtime.block_on(life::live(frame, config, parts, signals));
     // What is late is dropped with the runtime; then nobody holds the store any more.
     runtime.shutdown_timeout(Duration::from_secs(1));
     death::close_store(owner);

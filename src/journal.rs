@@ -134,12 +134,11 @@ impl Journal {
         if self.native && self.send(event, message, fields).is_ok() {
             return;
         }
-        let details: Vec<_> = fields.iter().map(|(name, value)| format!("{}={value}", name.to_lowercase())).collect();
-        let details = details.join(" ");
+        // The message says it all; the fields are for queries.
         match event.priority() {
-            Priority::Error => tracing::error!("{message} {details}"),
-            Priority::Warning => tracing::warn!("{message} {details}"),
-            _ => tracing::info!("{message} {details}"),
+            Priority::Error => tracing::error!("{message}"),
+            Priority::Warning => tracing::warn!("{message}"),
+            _ => tracing::info!("{message}"),
         }
     }
 

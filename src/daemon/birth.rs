@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Hold, Parts, Ready, Requests, StartError, is_supervised, key_source, meters, places, read_key};
+use super::{Hold, Parts, Ready, StartError, is_supervised, key_source, meters, places, read_key};
 use crate::agent::Agents;
 use crate::config::{Config, Listen};
 use crate::gateway::{Gateway, MAX_ATTEMPTS};
@@ -26,7 +26,7 @@ use crate::service::lock::{self, DirectoryLock};
 use crate::service::notify::Notifier;
 use crate::service::pidfile::{LiveGateway, PidFile, PidFileError};
 use crate::service::record::Record;
-use crate::service::signals::Request;
+use crate::service::signals::{Request, Signals};
 use crate::service::{process, sockets, watchdog};
 use crate::stop::{Stop, Tasks};
 use crate::store::Store;
@@ -80,7 +80,7 @@ pub async fn wait_our_turn(
     mut memory: Memory,
     notifier: &Notifier,
     journal: &Journal,
-    requests: &mut Requests,
+    signals: &mut Signals,
 ) -> Option<Memory> {
     let Some(lives) = &mut memory.0 else { return Some(memory) };
     let wait = policy::lives::wait(lives.predecessors(), since_boot());
@@ -94,7 +94,7 @@ pub async fn wait_our_turn(
             let pause = deadline.min(tokio::time::Instant::now() + EXTEND_EVERY);
             tokio::select! {
                 () = tokio::time::sleep_until(pause) => {}
-                Some(received) = requests.recv() => {
+                received = signals.next() => {
                     if matches!(received.request, Request::Stop(_)) {
                         return None;
                     }

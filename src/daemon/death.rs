@@ -6,11 +6,11 @@ use tokio::time::Instant;
 
 use super::birth::Frame;
 use super::life::Reason;
-use super::{Ended, Parts, Requests};
+use super::{Ended, Parts};
 use crate::exit::Exit;
 use crate::journal::LifeEvent;
 use crate::model::time::in_words;
-use crate::service::signals::Request;
+use crate::service::signals::{Request, Signals};
 use crate::store::StoreOwner;
 
 /// How long tasks have after the hard stop, which only asks them to write down that they were cut off.
@@ -26,7 +26,7 @@ pub async fn die(
     grace: Duration,
     parts: Parts,
     reason: Reason,
-    requests: &mut Requests,
+    signals: &mut Signals,
 ) -> (Ended, StoreOwner) {
     let ended = begin(&frame, &reason);
     let Parts { api, tasks, stop, owner, .. } = parts;
@@ -42,7 +42,7 @@ pub async fn die(
         let pause = EXTEND_EVERY.min(deadline.saturating_duration_since(Instant::now()));
         let late = tokio::select! {
             late = tasks.join(pause) => late,
-            () = second_stop(requests) => break,
+            () = second_stop(signals) => break,
         };
         if late.is_empty() || Instant::now() >= deadline {
             break;
@@ -72,14 +72,14 @@ fn begin(frame: &Frame, reason: &Reason) -> Ended {
 }
 
 /// A second signal skips ahead.
-async fn second_stop(requests: &mut Requests) {
-    while let Some(received) = requests.recv().await {
+async fn second_stop(signals: &mut Signals) {
+    loop {
+        let received = signals.next().await;
         if let Request::Stop(name) = received.request {
             tracing::warn!(sender = %received.sender, "{name} again: not waiting for running turns any longer");
             return;
         }
     }
-    std::future::pending().await
 }
 
 /// Waits for the store's threads; they checkpoint when the last handle is gone.

@@ -5,11 +5,11 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::birth::Frame;
-use super::{Ended, Parts, Requests, death, reload};
+use super::{Ended, Parts, death, reload};
 use crate::config::Config;
 use crate::http::control::Command;
 use crate::journal::LifeEvent;
-use crate::service::signals::{Received, Request};
+use crate::service::signals::{Received, Request, Signals};
 use crate::store::StoreOwner;
 
 /// How often the status line is looked at; it is sent when it changed.
@@ -26,7 +26,7 @@ pub enum Reason {
 }
 
 /// Serves until told to stop, then stops in order. Gives back how it ended, and the store's threads.
-pub async fn live(frame: Frame, mut config: Config, mut parts: Parts, requests: &mut Requests) -> (Ended, StoreOwner) {
+pub async fn live(frame: Frame, mut config: Config, mut parts: Parts, signals: &mut Signals) -> (Ended, StoreOwner) {
     parts.api.vitals.set_ready();
     let status = status(&parts);
     frame.notifier.ready(&status);
@@ -36,7 +36,7 @@ pub async fn live(frame: Frame, mut config: Config, mut parts: Parts, requests: 
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let reason = loop {
         tokio::select! {
-            Some(received) = requests.recv() => match received.request {
+            received = signals.next() => match received.request {
                 Request::Stop(name) => break Reason::Signal(received, name),
                 Request::Reload => drop(reload::reload(&frame, &mut config, &parts)),
             },
@@ -50,7 +50,7 @@ pub async fn live(frame: Frame, mut config: Config, mut parts: Parts, requests: 
             _ = ticks.tick() => say_status(&frame, &parts),
         }
     };
-    death::die(frame, config.stop_grace, parts, reason, requests).await
+    death::die(frame, config.stop_grace, parts, reason, signals).await
 }
 
 fn say_status(frame: &Frame, parts: &Parts) {

@@ -1,5 +1,6 @@
 //! A turn in flight: what it has said so far, for everybody who watches, from the first word on.
 
+use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -26,16 +27,25 @@ pub struct Live {
 struct Said {
     text: String,
     thoughts: String,
+    /// What was said, piece by piece, as the agent said it.
+    pieces: Vec<Piece>,
     outcome: Option<Outcome>,
     watchers: usize,
+}
+
+/// Where a piece ends, in bytes of its text.
+#[derive(Debug, Clone, Copy)]
+enum Piece {
+    Text(usize),
+    Thought(usize),
 }
 
 /// What a watcher sees next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Progress {
-    /// More of the reply: all that came since the last look.
+    /// The next piece of the reply.
     Text(String),
-    /// More of what the agent thinks aloud.
+    /// The next piece of what the agent thinks aloud.
     Thought(String),
     /// The end; there is no more.
     Ended(Outcome),
@@ -46,6 +56,8 @@ pub enum Progress {
 pub struct Watch {
     live: Arc<Live>,
     changed: watch::Receiver<u64>,
+    /// Pieces seen, and bytes of each kind.
+    seen: usize,
     text_seen: usize,
     thoughts_seen: usize,
 }
@@ -60,16 +72,23 @@ impl Live {
     /// A new watcher, who will see everything from the beginning.
     pub fn watch(self: &Arc<Self>) -> Watch {
         self.lock().watchers += 1;
-        Watch { live: self.clone(), changed: self.changed.subscribe(), text_seen: 0, thoughts_seen: 0 }
+        Watch { live: self.clone(), changed: self.changed.subscribe(), seen: 0, text_seen: 0, thoughts_seen: 0 }
     }
 
     /// Adds what the agent said; whether there is room for more.
     pub fn add(&self, event: TurnEvent) -> bool {
         let mut said = self.lock();
-        match event {
-            TurnEvent::Text(text) => said.text.push_str(&text),
-            TurnEvent::Thought(text) => said.thoughts.push_str(&text),
-        }
+        let piece = match event {
+            TurnEvent::Text(text) => {
+                said.text.push_str(&text);
+                Piece::Text(said.text.len())
+            }
+            TurnEvent::Thought(text) => {
+                said.thoughts.push_str(&text);
+                Piece::Thought(said.thoughts.len())
+            }
+        };
+        said.pieces.push(piece);
         let room = said.text.len().max(said.thoughts.len()) < MAX_REPLY;
         drop(said);
         self.tell();
@@ -116,7 +135,7 @@ impl Watch {
     pub fn ended(outcome: Outcome) -> Self {
         let live = Arc::new(Live::new(true));
         if let Outcome::Completed { text, .. } = &outcome {
-            live.lock().text.clone_from(text);
+            live.add(TurnEvent::Text(text.clone()));
         }
         live.end(outcome);
         live.watch()
@@ -151,18 +170,15 @@ impl Watch {
 
     fn look(&mut self) -> Option<Progress> {
         let said = self.live.lock();
-        // Each piece was added whole, so these lengths are character boundaries.
-        if said.thoughts.len() > self.thoughts_seen {
-            let more = said.thoughts[self.thoughts_seen..].to_owned();
-            self.thoughts_seen = said.thoughts.len();
-            return Some(Progress::Thought(more));
-        }
-        if said.text.len() > self.text_seen {
-            let more = said.text[self.text_seen..].to_owned();
-            self.text_seen = said.text.len();
-            return Some(Progress::Text(more));
-        }
-        said.outcome.clone().map(Progress::Ended)
+        let Some(piece) = said.pieces.get(self.seen) else { return said.outcome.clone().map(Progress::Ended) };
+        self.seen += 1;
+        // Each piece was added whole, so these ends are character boundaries.
+        Some(match *piece {
+            Piece::Text(end) => Progress::Text(said.text[mem::replace(&mut self.text_seen, end)..end].to_owned()),
+            Piece::Thought(end) => {
+                Progress::Thought(said.thoughts[mem::replace(&mut self.thoughts_seen, end)..end].to_owned())
+            }
+        })
     }
 }
 
@@ -198,7 +214,8 @@ mod tests {
         assert_eq!(early.next().await, Progress::Text("Gott".into()));
         let mut late = live.watch();
         assert_eq!(late.next().await, Progress::Thought("hm".into()));
-        assert_eq!(late.next().await, Progress::Text("Grüß Gott".into()));
+        assert_eq!(late.next().await, Progress::Text("Grüß ".into()));
+        assert_eq!(late.next().await, Progress::Text("Gott".into()));
         assert_eq!(early.outcome().await, late.outcome().await);
     }
 

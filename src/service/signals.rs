@@ -5,11 +5,11 @@
 
 use std::fmt;
 use std::io;
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::SignalsInfo;
 use signal_hook::iterator::exfiltrator::origin::WithOrigin;
+use signal_hook::iterator::{Handle, SignalsInfo};
 use signal_hook::low_level::siginfo::Origin;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
@@ -60,15 +60,45 @@ impl fmt::Display for Sender {
     }
 }
 
-/// Installs the handlers and starts the thread; signals come out of the receiver in their order. A stop that takes
-/// longer than `deadline` ends the process.
+/// The signals of the process, in their order.
+#[derive(Debug)]
+pub struct Signals {
+    received: UnboundedReceiver<Received>,
+    handle: Handle,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Signals {
+    /// The next signal.
+    pub async fn next(&mut self) -> Received {
+        match self.received.recv().await {
+            Some(received) => received,
+            // The thread has ended, so there will be no more.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Ends the thread, and says whether a stop was asked for and not yet heard.
+    pub fn close(&mut self) -> bool {
+        self.handle.close();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that listens to signals panicked");
+        }
+        std::iter::from_fn(|| self.received.try_recv().ok()).any(|r| matches!(r.request, Request::Stop(_)))
+    }
+}
+
+/// Installs the handlers and starts the thread. A stop that takes longer than `deadline` ends the process.
 ///
 /// # Errors
 /// When the kernel refuses a handler or a thread.
-pub fn listen(deadline: Deadline) -> io::Result<UnboundedReceiver<Received>> {
+pub fn listen(deadline: Deadline) -> io::Result<Signals> {
     let mut signals = SignalsInfo::<WithOrigin>::new([SIGTERM, SIGINT, SIGHUP])?;
     // Unbounded, but fed by at most three pending signals at a time, and emptied by the third stop.
     let (send, receive) = mpsc::unbounded_channel();
+    let handle = signals.handle();
     let watch = move || {
         let mut stops = 0;
         for origin in signals.forever() {
@@ -83,8 +113,8 @@ pub fn listen(deadline: Deadline) -> io::Result<UnboundedReceiver<Received>> {
             }
         }
     };
-    thread::Builder::new().name("signals".into()).spawn(watch)?;
-    Ok(receive)
+    let thread = thread::Builder::new().name("signals".into()).spawn(watch)?;
+    Ok(Signals { received: receive, handle, thread: Some(thread) })
 }
 
 #[expect(clippy::exit, reason = "the third signal: whoever sends it wants an end, not a story")]
