@@ -9,7 +9,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use crate::exit::Exit;
 use crate::model::id::InstanceName;
 use crate::service::directories::{self, Directories, Scope, Wishes};
-use crate::service::handshake::{Handshake, UnitDirectories};
+use crate::service::handshake::{Handshake, Supervisor, UnitDirectories};
 
 mod check;
 mod client;
@@ -185,9 +185,13 @@ fn usage(error: &clap::Error, handshake: &Handshake) -> ExitCode {
     if !error.use_stderr() {
         return if printed.is_ok() { Exit::Ok.into() } else { Exit::Failure.into() };
     }
-    let waiting = handshake.passed.http.iter().chain(&handshake.passed.control);
-    crate::http::refusal::refuse_waiting(waiting, "the gateway's command line is wrong; see its log");
-    Exit::Usage.into()
+    let waiting: Vec<_> = handshake.passed.http.iter().chain(&handshake.passed.control).collect();
+    crate::http::refusal::refuse_waiting(&waiting, "the gateway's command line is wrong; see its log");
+    match handshake.supervisor {
+        // The command line of a unit is configuration: no restart mends it.
+        Supervisor::Systemd => Exit::Config.into(),
+        Supervisor::StandAlone => Exit::Usage.into(),
+    }
 }
 
 #[cfg(test)]

@@ -93,7 +93,10 @@ pub enum StartError {
     Replace(String),
     /// An address cannot be had.
     #[error(transparent)]
-    Bind(#[from] BindError),
+    Bind(BindError),
+    /// systemd passed no socket for HTTP, and its place is taken. Its socket unit may be back at the next start.
+    #[error("systemd passed no socket for HTTP (has its socket unit failed?), and we cannot have it ourselves")]
+    NotPassed(#[source] BindError),
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] OpenError),
@@ -124,7 +127,8 @@ impl StartError {
             }
             Self::Config(_) | Self::Secret(_) | Self::Bind(_) => Exit::Config,
             Self::Store(error) if error.is_permanent() => Exit::Config,
-            Self::Lock(_) | Self::PidFile(_) | Self::Store(_) | Self::Recover(_) | Self::System { .. } => Exit::Failure,
+            Self::NotPassed(_) | Self::Lock(_) | Self::PidFile(_) | Self::Store(_) => Exit::Failure,
+            Self::Recover(_) | Self::System { .. } => Exit::Failure,
         }
     }
 }
@@ -138,33 +142,38 @@ pub fn run(start: Start, on_ready: impl FnOnce(&Ready)) -> Result<Ending, StartE
     journal.life(LifeEvent::Started, "gateway started", &[("VERSION", env!("CARGO_PKG_VERSION").into())]);
     let mut hold = Hold::default();
     let ended = live(start, &mut hold, &notifier, &deadline, &mut signals, on_ready);
+    let stopped = |text: &str, exit: Exit| {
+        journal.life(LifeEvent::Stopped, text, &[("STATUS", (exit as u8).to_string())]);
+    };
     match ended {
         Ok(Ended::Stopped) => {
-            journal.life(LifeEvent::Stopped, "gateway stopped", &[]);
+            stopped("gateway stopped", Exit::Ok);
             Ok(Ending::Stopped)
         }
         Ok(Ended::Restart) if notifier.is_silent() && signals.close() => {
-            journal.life(LifeEvent::Stopped, "gateway stopped: a stop overtook the restart", &[]);
+            stopped("gateway stopped: a stop overtook the restart", Exit::Ok);
             Ok(Ending::Stopped)
         }
         Ok(Ended::Restart) => {
-            journal.life(LifeEvent::Stopped, "gateway stopped, to be followed by its successor", &[]);
+            stopped("gateway stopped, to be followed by its successor", Exit::Restart);
             Ok(Ending::Restart(notifier.is_silent().then_some(hold)))
         }
         Err(error) => {
-            let reason = chain(&error);
-            notifier.status(&format!("cannot start: {}", reason.replace('\n', "; ")));
-            journal.life(
-                LifeEvent::StartFailed,
-                &format!("gateway cannot start: {reason}"),
-                &[("REASON", reason.clone())],
-            );
+            tell_failure(&error, &notifier, &journal);
             if error.exit() != Exit::Failure {
-                refusal::refuse_waiting(hold.listeners(), &reason);
+                refusal::refuse_waiting(&hold.listeners().collect::<Vec<_>>(), &chain(&error));
             }
             Err(error)
         }
     }
+}
+
+/// Tells everybody who looks why there is no gateway.
+fn tell_failure(error: &StartError, notifier: &Notifier, journal: &Journal) {
+    let reason = chain(error);
+    notifier.status(&format!("cannot start: {}", reason.replace('\n', "; ")));
+    let fields = [("REASON", reason.clone()), ("STATUS", (error.exit() as u8).to_string())];
+    journal.life(LifeEvent::StartFailed, &format!("gateway cannot start: {reason}"), &fields);
 }
 
 /// An error with all its causes, each once, on one line.
@@ -206,7 +215,7 @@ fn live(
         return Ok(Ended::Stopped);
     };
     birth::take_locks(hold, &mut handshake, &directories, &instance, replace)?;
-    birth::bind(hold, &config, &directories, &instance)?;
+    birth::bind(hold, &config, &directories, &instance, is_supervised(&handshake))?;
     let frame = birth::Frame { instance, directories, journal, notifier: notifier.clone(), deadline: deadline.clone() };
     let parts = runtime.block_on(birth::assemble(&frame, &config, &handshake, hold))?;
     lives.ready();
@@ -230,7 +239,11 @@ fn harden() {
         tracing::warn!(error = %e, "cannot keep other processes of this user from reading our memory");
     }
     let limit = getrlimit(Resource::Nofile);
-    if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    // Our units set both, and their seccomp filter knows no reason to change a limit.
+    if limit != raised
+        && let Err(e) = setrlimit(Resource::Nofile, raised)
+    {
         tracing::warn!(error = %e, "cannot raise the limit of open files");
     }
 }

@@ -1,4 +1,4 @@
-//! What the exit status says. systemd and scripts decide by it, so each number has one meaning, here.
+//! Layer 0: what the exit status says. systemd and scripts decide by it, so each number has one meaning, here.
 
 use std::process::ExitCode;
 

@@ -89,10 +89,9 @@ impl Client {
             .body(body)
             .map_err(|e| silent(&e))?;
         // The connection is driven as long as its answer is read; it ends with this short-lived process.
-        let driven = tokio::task::spawn(connection);
-        let sent = sender.send_request(request).await;
-        drop(driven);
-        sent.map_err(|e| silent(&e))
+        #[expect(clippy::disallowed_methods, reason = "a command has one connection and ends with it")]
+        let _driven = tokio::task::spawn(connection);
+        sender.send_request(request).await.map_err(|e| silent(&e))
     }
 
     fn unreachable(&self, error: &std::io::Error) -> ClientError {

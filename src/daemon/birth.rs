@@ -27,6 +27,7 @@ use crate::service::notify::Notifier;
 use crate::service::pidfile::{LiveGateway, PidFile, PidFileError};
 use crate::service::record::Record;
 use crate::service::signals::{Request, Signals};
+use crate::service::sockets::{BindError, Listener};
 use crate::service::{process, sockets, watchdog};
 use crate::stop::{Stop, Tasks};
 use crate::store::Store;
@@ -85,9 +86,10 @@ pub async fn wait_our_turn(
     let Some(lives) = &mut memory.0 else { return Some(memory) };
     let wait = policy::lives::wait(lives.predecessors(), since_boot());
     if !wait.is_zero() {
-        let text = format!("waiting {} before this start: the last starts died early", in_words(wait));
+        let reason = "the last starts died early".to_owned();
+        let text = format!("waiting {} before this start: {reason}", in_words(wait));
         notifier.status(&text);
-        journal.life(LifeEvent::StartDelayed, &text, &[("DELAY_MS", wait.as_millis().to_string())]);
+        journal.life(LifeEvent::StartDelayed, &text, &[("REASON", reason), ("DELAY_MS", wait.as_millis().to_string())]);
         let deadline = tokio::time::Instant::now() + wait;
         loop {
             notifier.extend(EXTEND_EVERY * 3);
@@ -155,7 +157,13 @@ fn take_pid_file(places: &Directories, record: Option<&Record>, replace: bool) -
 }
 
 /// Binds what is configured and was not passed.
-pub fn bind(hold: &mut Hold, config: &Config, places: &Directories, instance: &InstanceName) -> Result<(), StartError> {
+pub fn bind(
+    hold: &mut Hold,
+    config: &Config,
+    places: &Directories,
+    instance: &InstanceName,
+    supervised: bool,
+) -> Result<(), StartError> {
     let usual = || match instance.is_default() {
         true => DEFAULT_ADDRESS.parse().map(Listen::Tcp).into_iter().collect(),
         false => vec![Listen::Unix(places.runtime.join("http.sock"))],
@@ -165,6 +173,12 @@ pub fn bind(hold: &mut Hold, config: &Config, places: &Directories, instance: &I
         None if hold.http.is_empty() => usual(),
         None => Vec::new(),
     };
+    // Without a word of the configuration, what systemd did not pass may be a matter of the moment.
+    let unasked = supervised && config.listen.is_none();
+    let bound = move |result: Result<Listener, BindError>| match unasked {
+        true => result.map_err(StartError::NotPassed),
+        false => result.map_err(StartError::Bind),
+    };
     let passed: BTreeSet<String> = hold.http.iter().map(ToString::to_string).collect();
     for listen in wanted.into_iter().filter(|listen| !passed.contains(&listen.to_string())) {
         hold.http.push(match listen {
@@ -172,16 +186,16 @@ pub fn bind(hold: &mut Hold, config: &Config, places: &Directories, instance: &I
                 if !address.ip().is_loopback() {
                     tracing::warn!(%address, "clients on the network reach this without TLS; see http.listen");
                 }
-                sockets::bind_tcp(address)?
+                bound(sockets::bind_tcp(address))?
             }
-            Listen::Unix(path) => sockets::bind_unix(&path)?,
+            Listen::Unix(path) => bound(sockets::bind_unix(&path))?,
         });
     }
     if hold.control.is_none() {
         let path = places.control_socket();
         let parent = lock::create_private(&places.runtime);
         parent.map_err(StartError::system("create the runtime directory"))?;
-        hold.control = Some(sockets::bind_unix(&path)?);
+        hold.control = Some(bound(sockets::bind_unix(&path))?);
     }
     Ok(())
 }
@@ -295,6 +309,7 @@ fn watch_over(interval: Duration, frame: &Frame, api: &Api, stop: &Stop, probes:
             }
         }
     };
-    let started = watchdog::spawn(interval, frame.notifier.clone(), Handle::current(), stop.clone(), probe);
+    let notifier = frame.notifier.clone();
+    let started = watchdog::spawn(interval, Handle::current(), stop.clone(), probe, move || notifier.alive());
     started.map_err(StartError::system("start the watchdog"))
 }

@@ -259,7 +259,8 @@ mod tests {
 
     #[test]
     fn obstacles_are_moved_aside_and_kept() {
-        let plant: [(&str, fn(&Path)); 4] = [
+        type Plant = fn(&Path);
+        let plant: [(&str, Plant); 4] = [
             ("directory", |p| std::fs::create_dir_all(p.join("inside")).expect("mkdir")),
             ("link", |p| std::os::unix::fs::symlink("/dev/null", p).expect("symlink")),
             ("fifo", |p| {
