@@ -83,7 +83,8 @@ impl Home {
         let log = self.path().join("log");
         let file = fs::File::options().append(true).create(true).open(&log).expect("a log file");
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).spawn().expect("the binary starts");
-        let mut gateway = Gateway { child, log, state: self.state(), control: self.runtime().join("control.sock"), address: None };
+        let mut gateway =
+            Gateway { child, log, state: self.state(), control: self.runtime().join("control.sock"), address: None };
         let status = gateway.await_status();
         gateway.address = status["identity"]["listeners"][0].as_str().and_then(|text| text.parse().ok());
         gateway

@@ -2,5 +2,14 @@
 //!
 //! Tests wait for facts. What needs root or systemd says so loudly when it skips, and never skips in CI.
 
+mod clients;
 mod gateway;
+mod http_input;
+mod layers;
 mod machine;
+mod notify;
+mod openai_agent;
+mod pid_fallback;
+mod reload;
+mod store_faults;
+mod systemd;
