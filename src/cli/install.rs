@@ -77,13 +77,18 @@ pub async fn execute(install: &Install) -> Result<Exit, Failure> {
     if install.no_start {
         return Ok(Exit::Ok);
     }
-    for unit in units.all() {
-        manager.start(unit).await?;
-    }
+    // The service wants its sockets, so they come first; and if one cannot be had, it is the service that says why.
+    let started = manager.start(&units.service).await;
     let report = manager.report(&units.service).await?;
-    println!("started {}: {} ({})", report.unit, report.active_state, report.sub_state);
-    println!("  {}", report.status_text);
-    if report.active_state == "active" { Ok(Exit::Ok) } else { Err(Failure::text("it is not active")) }
+    let result = format!("{}: {} ({})\n  {}", report.unit, report.active_state, report.sub_state, report.status_text);
+    match started {
+        Ok(()) if report.active_state == "active" => {
+            println!("started {result}");
+            Ok(Exit::Ok)
+        }
+        Ok(()) => Err(Failure::text(result)),
+        Err(e) => Err(Failure::text(format!("{result}\n{e}"))),
+    }
 }
 
 pub async fn execute_uninstall(uninstall: &Uninstall) -> Result<Exit, Failure> {
@@ -105,7 +110,7 @@ pub async fn execute_uninstall(uninstall: &Uninstall) -> Result<Exit, Failure> {
     }
     manager.disable(&units.all()).await?;
     if !which.instance.is_default() {
-        let others = manager.enabled("hermes-gateway@*.service").await?;
+        let others = enabled_instances(&directory);
         if !others.is_empty() {
             println!("kept the templates for {}", others.join(", "));
             paths.clear();
@@ -140,6 +145,14 @@ fn unit_directory(scope: Scope) -> Result<PathBuf, Failure> {
             .map(|base| base.join("systemd/user"))
             .ok_or_else(|| Failure::text("HOME is not set, so there is no place for user units")),
     }
+}
+
+/// Named instances that start at login or boot: the links that `enable` made. Theirs are the templates, too.
+fn enabled_instances(directory: &Path) -> Vec<String> {
+    let wants = ["default.target.wants", "multi-user.target.wants"].map(|target| directory.join(target));
+    let links = wants.iter().filter_map(|target| fs::read_dir(target).ok()).flatten().flatten();
+    let names = links.map(|link| link.file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.starts_with("hermes-gateway@") && name.ends_with(".service")).collect()
 }
 
 /// Refuses to overwrite what is not ours, and shows what is different.

@@ -1,7 +1,7 @@
 //! The service manager over D-Bus, for the command line: install, start, stop, and what it says of our unit.
 //!
-//! A user's manager is reached also where a login left no `DBUS_SESSION_BUS_ADDRESS` (ssh, `su -`, cron): its bus and
-//! its private socket have fixed places.
+//! A user's manager is reached also where a login left no `DBUS_SESSION_BUS_ADDRESS` (ssh, `su -`, cron): its bus has a
+//! fixed place. Its private socket is of no use to us: it signs its messages with a name that zbus takes for a forgery.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +13,8 @@ use zbus::connection::Builder;
 
 use super::directories::Scope;
 
+/// Where every machine has its system bus.
+const SYSTEM_BUS: &str = "unix:path=/run/dbus/system_bus_socket";
 /// Longest time for one call; a job is waited for separately.
 const CALL_TIMEOUT: Duration = Duration::from_secs(25);
 /// Longest time for a job; a stop may drain for as long as its time-outs allow.
@@ -36,7 +38,6 @@ trait Manager {
         force: bool,
     ) -> zbus::Result<(bool, Vec<(String, String, String)>)>;
     fn disable_unit_files(&self, files: &[&str], runtime: bool) -> zbus::Result<Vec<(String, String, String)>>;
-    fn list_unit_files_by_patterns(&self, states: &[&str], patterns: &[&str]) -> zbus::Result<Vec<(String, String)>>;
 
     #[zbus(signal)]
     fn job_removed(&self, id: u32, job: OwnedObjectPath, unit: String, result: String) -> zbus::Result<()>;
@@ -86,6 +87,12 @@ pub enum ManagerError {
     /// The user has no service manager.
     #[error("user {0} has no service manager now: log in, or run 'sudo loginctl enable-linger {0}' to have one always")]
     NoUserManager(u32),
+    /// It runs, and there is no bus to reach it by.
+    #[error(
+        "user {0}'s service manager has no message bus: install Debian's dbus-user-session (or your distribution's \
+         like), then log in again"
+    )]
+    NoUserBus(u32),
     /// It is there and does not let us in.
     #[error("the service manager cannot be reached at any of: {}", .0.join("; "))]
     Unreachable(Vec<String>),
@@ -153,7 +160,7 @@ impl ServiceManager {
             return Err(ManagerError::NotBooted);
         }
         let connection = match scope {
-            Scope::System => first_that_answers(vec![Way::Bus("unix:path=/run/dbus/system_bus_socket".into())]).await?,
+            Scope::System => first_that_answers(vec![SYSTEM_BUS.into()]).await?,
             Scope::User => first_that_answers(ways_to_user_manager()?).await?,
         };
         let manager = ManagerProxy::new(&connection).await?;
@@ -177,12 +184,6 @@ impl ServiceManager {
         Ok(())
     }
 
-    /// Names of enabled units that match `pattern`.
-    pub async fn enabled(&self, pattern: &str) -> Result<Vec<String>, ManagerError> {
-        let files = self.manager.list_unit_files_by_patterns(&["enabled"], &[pattern]).await?;
-        Ok(files.into_iter().filter_map(|(path, _)| Some(path.rsplit('/').next()?.to_owned())).collect())
-    }
-
     /// Starts a unit and waits until that is done or has failed.
     pub async fn start(&self, unit: &str) -> Result<(), ManagerError> {
         self.job(unit, self.manager.start_unit(unit, "replace")).await
@@ -198,8 +199,7 @@ impl ServiceManager {
         unit: &str,
         call: impl Future<Output = zbus::Result<OwnedObjectPath>>,
     ) -> Result<(), ManagerError> {
-        // Subscribed before the job exists, so that its end cannot be missed. A private connection needs no
-        // subscription and says so with an error.
+        // Subscribed before the job exists, so that its end cannot be missed. A second subscription is an error.
         let _already_subscribed = self.manager.subscribe().await;
         let mut removed = self.manager.receive_job_removed().await?;
         let job = call.await?;
@@ -242,49 +242,31 @@ impl ServiceManager {
 /// Lets the user's services run without a login; needs no password for oneself on most machines.
 pub async fn enable_linger() -> Result<(), ManagerError> {
     let uid = rustix::process::getuid().as_raw();
-    let bus = first_that_answers(vec![Way::Bus("unix:path=/run/dbus/system_bus_socket".into())]).await?;
+    let bus = first_that_answers(vec![SYSTEM_BUS.into()]).await?;
     Ok(LoginProxy::new(&bus).await?.set_user_linger(uid, true, false).await?)
 }
 
-enum Way {
-    /// A message bus.
-    Bus(String),
-    /// The manager itself, without a bus in between.
-    Private(PathBuf),
-}
-
-fn ways_to_user_manager() -> Result<Vec<Way>, ManagerError> {
+fn ways_to_user_manager() -> Result<Vec<String>, ManagerError> {
     let uid = rustix::process::getuid().as_raw();
     let set = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
     let runtime = set("XDG_RUNTIME_DIR").map_or_else(|| PathBuf::from(format!("/run/user/{uid}")), PathBuf::from);
-    let (bus, private) = (runtime.join("bus"), runtime.join("systemd/private"));
-    let mut ways: Vec<_> = set("DBUS_SESSION_BUS_ADDRESS").map(Way::Bus).into_iter().collect();
-    ways.extend(bus.exists().then(|| Way::Bus(format!("unix:path={}", bus.display()))));
-    // There without dbus-user-session too.
-    ways.extend(private.exists().then_some(Way::Private(private)));
-    if ways.is_empty() { Err(ManagerError::NoUserManager(uid)) } else { Ok(ways) }
+    let bus = runtime.join("bus");
+    let mut ways: Vec<_> = set("DBUS_SESSION_BUS_ADDRESS").into_iter().collect();
+    ways.extend(bus.exists().then(|| format!("unix:path={}", bus.display())));
+    match ways.is_empty() {
+        false => Ok(ways),
+        true if runtime.join("systemd/private").exists() => Err(ManagerError::NoUserBus(uid)),
+        true => Err(ManagerError::NoUserManager(uid)),
+    }
 }
 
-async fn first_that_answers(ways: Vec<Way>) -> Result<Connection, ManagerError> {
+async fn first_that_answers(ways: Vec<String>) -> Result<Connection, ManagerError> {
     let mut failures = Vec::new();
-    for way in ways {
-        let (place, connected) = match way {
-            Way::Bus(address) => (address.clone(), connect_bus(&address).await),
-            Way::Private(path) => (path.display().to_string(), connect_private(&path).await),
-        };
-        match connected {
+    for address in ways {
+        match Builder::address(address.as_str()).method_timeout(CALL_TIMEOUT).build().await {
             Ok(connection) => return Ok(connection),
-            Err(e) => failures.push(format!("{place} ({e})")),
+            Err(e) => failures.push(format!("{address} ({e})")),
         }
     }
     Err(ManagerError::Unreachable(failures))
-}
-
-async fn connect_bus(address: &str) -> zbus::Result<Connection> {
-    Builder::address(address).method_timeout(CALL_TIMEOUT).build().await
-}
-
-async fn connect_private(path: &std::path::Path) -> zbus::Result<Connection> {
-    let stream = std::os::unix::net::UnixStream::connect(path).map_err(|e| zbus::Error::InputOutput(e.into()))?;
-    Builder::unix_stream(stream).p2p().method_timeout(CALL_TIMEOUT).build().await
 }
