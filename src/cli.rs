@@ -88,12 +88,14 @@ impl Which {
     }
 
     fn directories(&self, unit: &UnitDirectories) -> Result<Directories, Failure> {
+        // Absolute: the same words from another working directory are another place, for the kernel's tables, too.
+        let absolute = |path: &Option<PathBuf>| path.as_ref().map(std::path::absolute).transpose();
         let wishes = Wishes {
             instance: self.instance.clone(),
             scope: self.scope(),
-            config: self.config.clone(),
-            state: self.state_dir.clone(),
-            runtime: self.runtime_dir.clone(),
+            config: absolute(&self.config)?,
+            state: absolute(&self.state_dir)?,
+            runtime: absolute(&self.runtime_dir)?,
         };
         directories::resolve(&wishes, unit).map_err(|e| Failure::new(Exit::Config, &e))
     }

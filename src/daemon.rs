@@ -125,6 +125,7 @@ impl StartError {
             Self::Lock(LockError::Held { .. }) | Self::PidFile(PidFileError::Held { .. }) | Self::Replace(_) => {
                 Exit::Held
             }
+            Self::Secret(SecretError::Create { .. }) => Exit::Failure,
             Self::Config(_) | Self::Secret(_) | Self::Bind(_) => Exit::Config,
             Self::Store(error) if error.is_permanent() => Exit::Config,
             Self::NotPassed(_) | Self::Lock(_) | Self::PidFile(_) | Self::Store(_) => Exit::Failure,
@@ -138,6 +139,7 @@ pub fn run(start: Start, on_ready: impl FnOnce(&Ready)) -> Result<Ending, StartE
     let deadline = Deadline::default();
     let mut signals = signals::listen(deadline.clone()).map_err(StartError::system("listen to signals"))?;
     let notifier = Notifier::new(start.handshake.supervisor);
+    let notifier = notifier.map_err(StartError::system("start a thread"))?;
     let journal = start.journal.clone();
     journal.life(LifeEvent::Started, "gateway started", &[("VERSION", env!("CARGO_PKG_VERSION").into())]);
     let mut hold = Hold::default();
@@ -160,6 +162,7 @@ pub fn run(start: Start, on_ready: impl FnOnce(&Ready)) -> Result<Ending, StartE
         }
         Err(error) => {
             tell_failure(&error, &notifier, &journal);
+            notifier.flush();
             if error.exit() != Exit::Failure {
                 refusal::refuse_waiting(&hold.listeners().collect::<Vec<_>>(), &chain(&error));
             }
@@ -215,7 +218,7 @@ fn live(
         return Ok(Ended::Stopped);
     };
     birth::take_locks(hold, &mut handshake, &directories, &instance, replace)?;
-    birth::bind(hold, &config, &directories, &instance, is_supervised(&handshake))?;
+    birth::bind(hold, &config, &directories, &instance, &mut handshake)?;
     let frame = birth::Frame { instance, directories, journal, notifier: notifier.clone(), deadline: deadline.clone() };
     let parts = runtime.block_on(birth::assemble(&frame, &config, &handshake, hold))?;
     lives.ready();
@@ -233,6 +236,8 @@ fn runtime() -> io::Result<Runtime> {
 
 /// What a process can do for its own safety, wherever it runs. None of it is needed to work.
 fn harden() {
+    // What people say is theirs: whatever we make is for our user alone.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
     // Agents run as the same user: they are not to read our memory or environment.
     if let Err(e) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {

@@ -6,7 +6,8 @@
 //!
 //! | layer | modules | what |
 //! |---|---|---|
-//! | 6 | `main`, `cli` | parse, one file a command; the only place that prints |
+//! | 6 | `main` | the binary |
+//! | 6 | `cli` | parse, one file a command; the only place that prints |
 //! | 5 | `daemon` | birth, life, reload and death of the process as straight-line code |
 //! | 4 | `config` | as written -> checked, all problems at once; each module below owns its own `Config` |
 //! | 3 | `http` | the API for clients, the control socket, health, metrics |

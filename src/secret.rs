@@ -51,6 +51,15 @@ pub enum SecretError {
         #[source]
         source: io::Error,
     },
+    /// The key could not be made; trying again may help.
+    #[error("cannot make the key {path}")]
+    Create {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// Others than we could read it.
     #[error("{path} has mode {mode:04o}, so others can read it: run chmod 600 {path}")]
     TooOpen {
@@ -120,7 +129,7 @@ pub fn read_or_create_key(path: &Path) -> Result<SecretString, SecretError> {
     let source = Source::File(path.to_owned());
     match read(&source) {
         Err(SecretError::Read { source: e, .. }) if e.kind() == io::ErrorKind::NotFound => {
-            create_key(path).map_err(|e| SecretError::Read { path: path.to_owned(), source: e })?;
+            create_key(path).map_err(|e| SecretError::Create { path: path.to_owned(), source: e })?;
             read(&source)
         }
         other => other,

@@ -18,8 +18,8 @@ use crate::gateway::{Gateway, Home, PATIENCE};
 
 mod holders;
 mod kills;
+mod mended;
 mod namespaces;
-mod open;
 mod records;
 mod restart;
 

@@ -60,12 +60,16 @@ impl OpenAi {
         let (mut finish, mut usage) = (None, None);
         while let Some(data) = lines.next_data().await? {
             if data == "[DONE]" {
+                // Some endpoints give no reason; this says that all is said.
+                finish.get_or_insert_with(|| "stop".to_owned());
                 break;
             }
-            let chunk: Chunk = serde_json::from_str(&data)
-                .map_err(|e| retry(format!("the model's endpoint sent a line that is no chunk: {e}")))?;
+            let chunk: Chunk = serde_json::from_str(&data).map_err(|e| {
+                retry(format!("the model's endpoint sent a line that is no chunk: {}", self.quote(&e.to_string())))
+            })?;
             if let Some(error) = chunk.error {
-                return Err(retry(format!("the model's endpoint failed while it answered: {}", clip(&error.message))));
+                let told = self.quote(&error.message);
+                return Err(retry(format!("the model's endpoint failed while it answered: {told}")));
             }
             usage = chunk.usage.map(Usage::from).or(usage);
             for choice in chunk.choices.into_iter().filter(|choice| choice.index == 0) {
@@ -152,15 +156,15 @@ impl OpenAi {
         let body = String::from_utf8_lossy(&body);
         let told = serde_json::from_str::<ErrorBody>(&body).map(|body| body.error.message);
         let told = told.unwrap_or_else(|_| body.into_owned());
-        let message = format!("the model's endpoint answered {status}: {}", self.without_key(&clip(&told)));
+        let message = format!("the model's endpoint answered {status}: {}", self.quote(&told));
         AgentError { disposition, message }
     }
 
-    /// Some endpoints quote the key they refuse.
-    fn without_key(&self, text: &str) -> String {
+    /// What an endpoint said, short and without our key: some quote the key they refuse.
+    fn quote(&self, text: &str) -> String {
         match self.key() {
-            Ok(Some(key)) => text.replace(key.expose_secret(), "[REDACTED]"),
-            _ => text.to_owned(),
+            Ok(Some(key)) => clip(&text.replace(key.expose_secret(), "[REDACTED]")),
+            _ => clip(text),
         }
     }
 }

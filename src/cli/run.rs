@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::{ArgAction, Args};
@@ -53,11 +53,17 @@ fn succeed(binary: PathBuf, hold: &Hold, generation: u32) -> Failure {
         Ok(variables) => variables,
         Err(e) => return Failure::text(format!("cannot hand over to a successor: {e}")),
     };
-    let error = Command::new(&binary)
-        .args(std::env::args_os().skip(1).filter(|argument| argument != "--replace"))
-        .envs(variables)
-        .env(GENERATION, (generation + 1).to_string())
-        .exec();
+    let become_it = |program: &Path| {
+        Command::new(program)
+            .args(std::env::args_os().skip(1).filter(|argument| argument != "--replace"))
+            .envs(variables.clone())
+            .env(GENERATION, (generation + 1).to_string())
+            .exec()
+    };
+    let error = become_it(&binary);
+    // Removed without a replacement: what runs now can still run on.
+    tracing::error!(binary = %binary.display(), error = %error, "the program is gone; going on with the running one");
+    let error = become_it(Path::new("/proc/self/exe"));
     Failure::text(format!("cannot start the successor {}: {error}", binary.display()))
 }
 

@@ -132,7 +132,9 @@ fn word(unit: &Unit, process: &Answer, pid_file: &Result<LiveGateway, NoGateway>
                 _ => stand_alone(pid_file),
             },
             // No unit, or no manager to ask: whoever runs stand-alone holds the pid file.
-            Ok(_) | Err(ManagerError::NotBooted | ManagerError::NoUserManager(_)) => stand_alone(pid_file),
+            Ok(_) | Err(ManagerError::NotBooted | ManagerError::NoUserManager(_) | ManagerError::NoUserBus(_)) => {
+                stand_alone(pid_file)
+            }
             Err(_) => match stand_alone(pid_file) {
                 Word::Stopped => Word::Unknown,
                 word => word,

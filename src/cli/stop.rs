@@ -10,7 +10,7 @@ use super::client::{Client, ClientError};
 use super::{Failure, Which};
 use crate::exit::Exit;
 use crate::service::pidfile::{LiveGateway, NoGateway};
-use crate::service::systemd::ServiceManager;
+use crate::service::systemd::{ManagerError, ServiceManager};
 use crate::service::units::UnitNames;
 
 /// How long a stand-alone gateway may drain before it is ended.
@@ -28,17 +28,19 @@ pub async fn execute(stop: &Stop) -> Result<Exit, Failure> {
     let places = stop.which.places()?;
     match LiveGateway::find(&places.pid_file()) {
         Ok(gateway) => stop_process(&gateway),
+        // No pid that we may signal: the unit's manager may know it, or the process itself may hear us.
         Err(no_gateway) => {
-            let stopped = stop_unit(&stop.which).await;
-            match (stopped, no_gateway) {
+            if stop_unit(&stop.which).await? {
+                return Ok(Exit::Ok);
+            }
+            match (ask_it(&Client::new(places.control_socket())).await, no_gateway) {
                 (Ok(true), _) => Ok(Exit::Ok),
-                // The lock is held, and its record cannot be trusted: the process itself still can.
-                (_, NoGateway::Unproven { .. }) => ask_it(&Client::new(places.control_socket())).await,
                 (Ok(false), NoGateway::NotRunning(_)) => {
                     println!("hermes-gateway ({}) was not running", stop.which.instance);
                     Ok(Exit::Ok)
                 }
-                (Err(failure), NoGateway::NotRunning(_)) => Err(failure),
+                (Ok(false), unproven) => Err(unproven.into()),
+                (Err(failure), _) => Err(failure),
             }
         }
     }
@@ -47,7 +49,10 @@ pub async fn execute(stop: &Stop) -> Result<Exit, Failure> {
 /// Whether there was a unit to stop.
 async fn stop_unit(which: &Which) -> Result<bool, Failure> {
     let units = UnitNames::of(&which.instance);
-    let manager = ServiceManager::connect(which.scope()).await?;
+    let manager = match ServiceManager::connect(which.scope()).await {
+        Err(ManagerError::NotBooted | ManagerError::NoUserManager(_) | ManagerError::NoUserBus(_)) => return Ok(false),
+        connected => connected?,
+    };
     let report = manager.report(&units.service).await?;
     if report.load_state != "loaded" || report.active_state == "inactive" {
         return Ok(false);
@@ -72,8 +77,15 @@ fn stop_process(gateway: &LiveGateway) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-/// For a gateway whose pid means nothing here, or is 1: it hears us all the same.
-async fn ask_it(client: &Client) -> Result<Exit, Failure> {
+/// For a gateway whose pid means nothing here, or is 1: it hears us all the same. Whether there was one.
+async fn ask_it(client: &Client) -> Result<bool, Failure> {
+    let status: Value = match client.call(Method::GET, "/status").await {
+        Err(ClientError::NotRunning { .. }) => return Ok(false),
+        status => status?,
+    };
+    if status["identity"]["supervisor"] != "stand-alone" {
+        return Err(Failure::text("systemd would start it again: stop it by 'systemctl stop', in its scope"));
+    }
     let _told: Value = client.call(Method::POST, "/stop").await?;
     let waited = tokio::time::timeout(PATIENCE, async {
         while !matches!(client.call::<Value>(Method::GET, "/health").await, Err(ClientError::NotRunning { .. })) {
@@ -82,5 +94,5 @@ async fn ask_it(client: &Client) -> Result<Exit, Failure> {
     });
     waited.await.map_err(|_| Failure::text(format!("the gateway did not stop within {PATIENCE:?}")))?;
     println!("stopped");
-    Ok(Exit::Ok)
+    Ok(true)
 }

@@ -162,15 +162,18 @@ pub fn bind(
     config: &Config,
     places: &Directories,
     instance: &InstanceName,
-    supervised: bool,
+    handshake: &mut Handshake,
 ) -> Result<(), StartError> {
+    // What of it is not wanted any more is closed at the end.
+    let mut kept = std::mem::take(&mut handshake.passed.kept_http);
+    let supervised = is_supervised(handshake);
     let usual = || match instance.is_default() {
         true => DEFAULT_ADDRESS.parse().map(Listen::Tcp).into_iter().collect(),
         false => vec![Listen::Unix(places.runtime.join("http.sock"))],
     };
     let wanted = match &config.listen {
         Some(listen) => listen.clone(),
-        None if hold.http.is_empty() => usual(),
+        None if hold.passed.is_empty() => usual(),
         None => Vec::new(),
     };
     // Without a word of the configuration, what systemd did not pass may be a matter of the moment.
@@ -179,9 +182,13 @@ pub fn bind(
         true => result.map_err(StartError::NotPassed),
         false => result.map_err(StartError::Bind),
     };
-    let passed: BTreeSet<String> = hold.http.iter().map(ToString::to_string).collect();
+    let passed: BTreeSet<String> = hold.passed.iter().map(ToString::to_string).collect();
     for listen in wanted.into_iter().filter(|listen| !passed.contains(&listen.to_string())) {
-        hold.http.push(match listen {
+        if let Some(index) = kept.iter().position(|listener| serves(listener, &listen)) {
+            hold.bound.push(kept.swap_remove(index));
+            continue;
+        }
+        hold.bound.push(match listen {
             Listen::Tcp(address) => {
                 if !address.ip().is_loopback() {
                     tracing::warn!(%address, "clients on the network reach this without TLS; see http.listen");
@@ -198,6 +205,16 @@ pub fn bind(
         hold.control = Some(bound(sockets::bind_unix(&path))?);
     }
     Ok(())
+}
+
+/// Whether a socket that we have is what the configuration wants. Port 0 is whichever port the kernel chose.
+fn serves(listener: &Listener, wanted: &Listen) -> bool {
+    match wanted {
+        Listen::Tcp(wanted) => listener.address().is_some_and(|address| {
+            address.ip() == wanted.ip() && (wanted.port() == 0 || wanted.port() == address.port())
+        }),
+        Listen::Unix(path) => listener.path().as_ref() == Some(path),
+    }
 }
 
 /// Opens the store, puts everything together, serves, and says so.
@@ -228,10 +245,8 @@ pub async fn assemble(frame: &Frame, config: &Config, handshake: &Handshake, hol
     if let Some(interval) = handshake.watchdog {
         watch_over(interval, frame, &api, &stop, probes)?;
     }
-    let ready = Ready {
-        http: places(hold.http.iter()),
-        key_source: key_source(config, &frame.directories.state).0.to_string(),
-    };
+    let ready =
+        Ready { http: places(hold.http()), key_source: key_source(config, &frame.directories.state).0.to_string() };
     Ok(Parts { api, tasks, stop, owner, commands: command_queue, http, key, ready })
 }
 
@@ -281,7 +296,7 @@ fn serve(hold: &Hold, api: &Api, stop: &Stop) -> Result<Vec<Probe>, StartError> 
     let failed = || StartError::system("serve a socket");
     let public = service(http::api_router(api.clone()), Peers::Any);
     let control = service(http::control_router(api.clone()), Peers::SameUserOrRoot);
-    let http = hold.http.iter().map(|listener| (listener, public.clone()));
+    let http = hold.http().map(|listener| (listener, public.clone()));
     let all = http.chain(hold.control.iter().map(|listener| (listener, control.clone())));
     all.map(|(listener, service)| service.listen(listener.try_clone().map_err(failed())?).map_err(failed())).collect()
 }

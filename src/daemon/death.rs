@@ -28,7 +28,7 @@ pub async fn die(
     reason: Reason,
     signals: &mut Signals,
 ) -> (Ended, StoreOwner) {
-    let ended = begin(&frame, &reason);
+    let mut ended = begin(&frame, &reason);
     let Parts { api, tasks, stop, owner, .. } = parts;
     stop.soften();
     let (running, _) = api.gateway.load();
@@ -42,7 +42,17 @@ pub async fn die(
         let pause = EXTEND_EVERY.min(deadline.saturating_duration_since(Instant::now()));
         let late = tokio::select! {
             late = tasks.join(pause) => late,
-            () = second_stop(signals) => break,
+            () = another_stop(signals) => match ended {
+                // Whoever stops a gateway that is about to restart wants it stopped.
+                Ended::Restart => {
+                    ended = Ended::Stopped;
+                    continue;
+                }
+                Ended::Stopped => {
+                    tracing::warn!("not waiting for running turns any longer");
+                    break;
+                }
+            },
         };
         if late.is_empty() || Instant::now() >= deadline {
             break;
@@ -71,12 +81,12 @@ fn begin(frame: &Frame, reason: &Reason) -> Ended {
     ended
 }
 
-/// A second signal skips ahead.
-async fn second_stop(signals: &mut Signals) {
+/// One more signal that asks for a stop.
+async fn another_stop(signals: &mut Signals) {
     loop {
         let received = signals.next().await;
         if let Request::Stop(name) = received.request {
-            tracing::warn!(sender = %received.sender, "{name} again: not waiting for running turns any longer");
+            tracing::warn!(sender = %received.sender, "{name} while stopping");
             return;
         }
     }

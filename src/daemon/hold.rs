@@ -10,7 +10,10 @@ use crate::service::sockets::{self, Listener, Passed};
 /// Sockets and locks.
 #[derive(Debug, Default)]
 pub struct Hold {
-    pub(super) http: Vec<Listener>,
+    /// Passed by a supervisor.
+    pub(super) passed: Vec<Listener>,
+    /// Bound by us.
+    pub(super) bound: Vec<Listener>,
     pub(super) control: Option<Listener>,
     pub(super) state: Option<DirectoryLock>,
     pub(super) pid_file: Option<PidFile>,
@@ -19,19 +22,26 @@ pub struct Hold {
 impl Hold {
     /// Takes over the sockets that were passed.
     pub(super) fn adopt_sockets(&mut self, passed: &mut Passed) {
-        self.http = std::mem::take(&mut passed.http);
+        self.passed = std::mem::take(&mut passed.http);
         self.control = passed.control.take();
+    }
+
+    /// The listening sockets for HTTP.
+    pub fn http(&self) -> impl Iterator<Item = &Listener> {
+        self.passed.iter().chain(&self.bound)
     }
 
     /// All listening sockets.
     pub fn listeners(&self) -> impl Iterator<Item = &Listener> {
-        self.http.iter().chain(&self.control)
+        self.http().chain(&self.control)
     }
 
     /// Leaves everything open for the program that is executed next in this process, and gives the variables that
     /// tell it what is what. To be called when nothing else runs any more.
     pub fn keep_for_successor(&self) -> io::Result<Vec<(&'static str, String)>> {
-        let http = self.http.iter().map(|listener| (sockets::HTTP, listener.as_fd()));
+        let passed = self.passed.iter().map(|listener| (sockets::HTTP, listener.as_fd()));
+        let bound = self.bound.iter().map(|listener| (sockets::KEPT_HTTP, listener.as_fd()));
+        let http = passed.chain(bound);
         let control = self.control.iter().map(|listener| (sockets::CONTROL, listener.as_fd()));
         let state = self.state.iter().map(|lock| (sockets::STATE_LOCK, lock.as_fd()));
         let pid_file = self.pid_file.iter().map(|file| (sockets::PID_LOCK, file.as_fd()));

@@ -10,12 +10,14 @@ use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::{Config, refusal};
 use crate::meter::Meters;
@@ -26,6 +28,8 @@ use crate::stop::{Stop, Tasks};
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 /// Largest head of a request, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
+/// How long a stop waits for the first request of a connection that it has just let in.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
 /// How long a finished or refused connection may take to swallow its last words.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -150,17 +154,25 @@ impl Service {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let header_timeout = self.config.borrow().header_timeout;
+        let asked = CancellationToken::new();
+        let router = TowerToHyperService::new(self.router.clone());
+        let begun = asked.clone();
+        let service = service_fn(move |request| {
+            begun.cancel();
+            router.call(request)
+        });
         let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(header_timeout)
             .max_buf_size(MAX_HEAD)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(self.router.clone()));
+            .serve_connection(TokioIo::new(stream), service);
         let (stop, meters) = (self.stop.clone(), self.meters.clone());
         self.tasks.spawn("connection", async move {
             meters.http_connections.inc();
             let ended = tokio::select! {
                 ended = &mut connection => Some(ended),
-                () = stop.softened() => None,
+                () = stopped_and_heard(&stop, &asked) => None,
+                () = stop.hardened() => None,
             };
             let ended = match ended {
                 Some(ended) => ended,
@@ -186,6 +198,12 @@ impl Service {
             drop(place);
         });
     }
+}
+
+/// Waits for the soft stop, and then for the first request, which may be on its way: who was let in is heard, once.
+async fn stopped_and_heard(stop: &Stop, asked: &CancellationToken) {
+    stop.softened().await;
+    let _silent = tokio::time::timeout(FIRST_REQUEST, asked.cancelled()).await;
 }
 
 async fn turn_away(mut stream: UnixStream, _place: OwnedSemaphorePermit) {

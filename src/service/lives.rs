@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn what_one_life_notes_the_next_one_reads() {
-        let notifier = Notifier::new(Supervisor::StandAlone);
+        let notifier = Notifier::new(Supervisor::StandAlone).expect("no thread is needed");
         let mut first = Lives::recall(None, &notifier).expect("memory");
         assert!(first.predecessors().is_empty());
         first.begin(Duration::from_secs(1));
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn it_forgets_the_oldest_and_survives_garbage() {
-        let notifier = Notifier::new(Supervisor::StandAlone);
+        let notifier = Notifier::new(Supervisor::StandAlone).expect("no thread is needed");
         let mut lives = Lives::recall(None, &notifier).expect("memory");
         (1..=200).for_each(|n| lives.begin(Duration::from_secs(n)));
         assert_eq!(load(&lives.memory).len(), REMEMBERED);

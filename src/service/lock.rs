@@ -100,7 +100,11 @@ pub struct Holder {
 impl Holder {
     /// The holder of the lock on this open file or directory.
     pub fn of(fd: impl AsFd) -> Self {
-        let pid = lockers(fd).into_iter().next();
+        Self::named(lockers(fd).into_iter().next())
+    }
+
+    /// What can be said of the holder with this pid.
+    pub fn named(pid: Option<u32>) -> Self {
         Self {
             pid,
             command: pid.and_then(process::command),
@@ -127,10 +131,13 @@ impl fmt::Display for Holder {
 
 /// The processes that have a `flock` on this file, by /proc/locks. Pids are translated to our namespace by the kernel.
 pub fn lockers(fd: impl AsFd) -> Vec<u32> {
-    let (Ok(stat), Ok(table)) = (rustix::fs::fstat(fd), fs::read_to_string("/proc/locks")) else {
-        return Vec::new();
-    };
-    table.lines().filter_map(|line| locker(line, stat.st_ino)).collect()
+    rustix::fs::fstat(fd).map(|stat| lockers_of(stat.st_ino)).unwrap_or_default()
+}
+
+/// The same for a file that is only known by its inode.
+pub fn lockers_of(inode: u64) -> Vec<u32> {
+    let table = fs::read_to_string("/proc/locks").unwrap_or_default();
+    table.lines().filter_map(|line| locker(line, inode)).collect()
 }
 
 /// `1: FLOCK  ADVISORY  WRITE 4711 08:01:131 0 EOF`. The device is not compared: layered file systems report another

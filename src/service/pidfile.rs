@@ -61,6 +61,11 @@ impl PidFile {
             let descriptor = match open(path) {
                 Ok(descriptor) => descriptor,
                 Err(Blocked::By(obstacle)) => {
+                    // A file that we may not open can be held all the same, by somebody who may.
+                    let lockers = rustix::fs::lstat(path).map(|stat| lock::lockers_of(stat.st_ino));
+                    if let Some(pid) = lockers.unwrap_or_default().into_iter().next() {
+                        return Err(PidFileError::Held { path: path.to_owned(), holder: Holder::named(Some(pid)) });
+                    }
                     tracing::warn!(path = %path.display(), obstacle, "moving aside what lies in place of the pid file");
                     set_aside(path).map_err(unusable)?;
                     continue;

@@ -5,6 +5,8 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -65,7 +67,9 @@ impl fmt::Display for Sender {
 pub struct Signals {
     received: UnboundedReceiver<Received>,
     handle: Handle,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<SignalsInfo<WithOrigin>>>,
+    /// From now on a stop is the kernel's business.
+    unheard: Arc<AtomicBool>,
 }
 
 impl Signals {
@@ -80,11 +84,13 @@ impl Signals {
 
     /// Ends the thread, and says whether a stop was asked for and not yet heard.
     pub fn close(&mut self) -> bool {
+        // The order matters: what comes after this line ends the process, what came before is found below.
+        self.unheard.store(true, Ordering::SeqCst);
         self.handle.close();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
+        if let Some(Ok(mut signals)) = self.thread.take().map(JoinHandle::join)
+            && signals.pending().any(|origin| matches!(request(&origin), Request::Stop(_)))
         {
-            tracing::error!("the thread that listens to signals panicked");
+            return true;
         }
         std::iter::from_fn(|| self.received.try_recv().ok()).any(|r| matches!(r.request, Request::Stop(_)))
     }
@@ -99,6 +105,10 @@ pub fn listen(deadline: Deadline) -> io::Result<Signals> {
     // Unbounded, but fed by at most three pending signals at a time, and emptied by the third stop.
     let (send, receive) = mpsc::unbounded_channel();
     let handle = signals.handle();
+    let unheard = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        signal_hook::flag::register_conditional_default(signal, unheard.clone())?;
+    }
     let watch = move || {
         let mut stops = 0;
         for origin in signals.forever() {
@@ -112,9 +122,10 @@ pub fn listen(deadline: Deadline) -> io::Result<Signals> {
                 end_now();
             }
         }
+        signals
     };
     let thread = thread::Builder::new().name("signals".into()).spawn(watch)?;
-    Ok(Signals { received: receive, handle, thread: Some(thread) })
+    Ok(Signals { received: receive, handle, thread: Some(thread), unheard })
 }
 
 #[expect(clippy::exit, reason = "the third signal: whoever sends it wants an end, not a story")]

@@ -11,7 +11,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use libsystemd::activation::IsType;
@@ -20,6 +20,8 @@ use rustix::fs::Mode;
 
 /// `FileDescriptorName=` of the HTTP sockets.
 pub const HTTP: &str = "http";
+/// HTTP sockets that an earlier image of this process bound; the configuration may have changed since.
+pub const KEPT_HTTP: &str = "kept-http";
 /// `FileDescriptorName=` of the control socket.
 pub const CONTROL: &str = "control";
 /// The memory of earlier lives, kept by the service manager.
@@ -96,6 +98,8 @@ impl AsFd for Listener {
 pub struct Passed {
     /// Listening sockets for HTTP.
     pub http: Vec<Listener>,
+    /// Listening sockets for HTTP that an earlier image of this process bound.
+    pub kept_http: Vec<Listener>,
     /// The listening control socket.
     pub control: Option<Listener>,
     /// The memory of earlier lives.
@@ -134,6 +138,7 @@ impl Passed {
     fn adopt(&mut self, sockets: &mut ListenFd, index: usize, name: &str) -> Result<(), String> {
         match name {
             HTTP => self.http.push(listener(sockets, index)?),
+            KEPT_HTTP => self.kept_http.push(listener(sockets, index)?),
             CONTROL => match listener(sockets, index)? {
                 Listener::Tcp(_) => return Err("the control socket must be a Unix socket".into()),
                 _ if self.control.is_some() => return Err("there is a control socket already".into()),
@@ -210,8 +215,9 @@ pub fn bind_unix(path: &Path) -> Result<Listener, BindError> {
     let place = || path.display().to_string();
     let refused = |source| BindError::Refused { place: place(), source };
     if path.symlink_metadata().is_ok() {
-        // Asking the kernel's table instead of connecting: a connection would start a socket-activated gateway.
-        if is_listening(path).map_err(refused)? {
+        // The kernel's table first: to connect to what systemd holds would start a gateway. But a name in it may be
+        // another file of that name, in another container say; only then the file itself is tried.
+        if is_listening(path).map_err(refused)? && UnixStream::connect(path).is_ok() {
             return Err(BindError::Busy { place: place() });
         }
         std::fs::remove_file(path).map_err(refused)?;

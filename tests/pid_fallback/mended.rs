@@ -1,4 +1,4 @@
-//! What does not hold yet. Each test fails today; take the `ignore` away with the mend.
+//! What once did not hold: each of these failed before its mend.
 
 use std::fs;
 use std::net::TcpListener;
@@ -13,7 +13,6 @@ use super::{NO_UNIT, can_run, ended, said};
 use crate::gateway::{BINARY, Home};
 
 #[test]
-#[ignore = "open: without systemd, `stop` of nothing is told as a failure"]
 fn stop_of_nothing_is_a_success() {
     let home = Home::new();
     let stopped = super::stop(&home);
@@ -21,7 +20,6 @@ fn stop_of_nothing_is_a_success() {
 }
 
 #[test]
-#[ignore = "open: a name in /proc/net/unix is taken for the file of that name"]
 fn a_dead_control_socket_never_blocks_a_start_whoever_listens_on_that_name_elsewhere() {
     if !can_run("mount namespaces", &["unshare", "--mount", "true"]) {
         return;
@@ -36,7 +34,6 @@ fn a_dead_control_socket_never_blocks_a_start_whoever_listens_on_that_name_elsew
 }
 
 #[test]
-#[ignore = "open: a name in /proc/net/unix is taken for the file of that name"]
 fn relative_runtime_directories_of_two_gateways_do_not_meet() {
     let relative = |home: &Home| {
         let mut command = Command::new(BINARY);
@@ -52,7 +49,6 @@ fn relative_runtime_directories_of_two_gateways_do_not_meet() {
 }
 
 #[test]
-#[ignore = "open: a restart keeps listening where the configuration no longer says"]
 fn a_restart_listens_where_the_configuration_says_now() {
     let free = || TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
     let (before, after) = (free(), free());
@@ -68,7 +64,6 @@ fn a_restart_listens_where_the_configuration_says_now() {
 }
 
 #[test]
-#[ignore = "open: each restart of a gateway on port 0 listens on one more port"]
 fn a_restart_keeps_a_port_that_the_kernel_chose() {
     let home = Home::new();
     let gateway = home.start();
@@ -80,7 +75,6 @@ fn a_restart_keeps_a_port_that_the_kernel_chose() {
 }
 
 #[test]
-#[ignore = "open: a starter that may not open the file moves it away from under its living holder"]
 fn a_starter_leaves_a_held_file_where_it_is_even_if_it_may_not_open_it() {
     const NOBODY: [&str; 5] = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
     let probe = [&["setpriv"][..], &NOBODY, &["true"]].concat();
@@ -108,7 +102,6 @@ fn a_starter_leaves_a_held_file_where_it_is_even_if_it_may_not_open_it() {
 }
 
 #[test]
-#[ignore = "open: a restart without a binary to start ends the gateway"]
 fn a_restart_goes_on_when_the_binary_is_gone() {
     let home = Home::new();
     let binary = home.path().join("hermes-gateway");
@@ -123,7 +116,6 @@ fn a_restart_goes_on_when_the_binary_is_gone() {
 }
 
 #[test]
-#[ignore = "open: a holder that the kernel's table does not show is told as nobody"]
 fn stop_reaches_a_gateway_in_a_sibling_container() {
     if !can_unshare() {
         return;
@@ -138,19 +130,16 @@ fn stop_reaches_a_gateway_in_a_sibling_container() {
 }
 
 #[test]
-#[ignore = "open: a connection that was just accepted is reset when a restart begins"]
 fn each_request_during_restarts_is_answered() {
     assert_eq!(observe_restarts().unanswered, [""; 0]);
 }
 
 #[test]
-#[ignore = "open: between the end of the signal thread and execve, a SIGTERM is swallowed"]
 fn no_sigterm_is_lost_around_a_restart() {
     assert_eq!(overtake_restarts(200, Duration::from_millis(8)).lost, 0);
 }
 
 #[test]
-#[ignore = "open: a SIGTERM in the drain of a restart only hastens the restart"]
 fn a_stop_in_the_drain_of_a_restart_is_a_stop() {
     let home = Home::new();
     home.configure("[agents.echo]\nkind = \"echo\"\ndelay = \"1s\"\n");
