@@ -39,6 +39,24 @@ fn slow_clients_are_told_and_let_go() {
 }
 
 #[test]
+fn an_idle_connection_is_closed_without_a_word() {
+    let home = Home::new();
+    home.configure("http.header_timeout = \"1s\"\n");
+    let gateway = home.start();
+    let mut used = TcpStream::connect(gateway.address()).expect("connects");
+    used.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n").expect("sent");
+    assert!(read_answer(&mut used).contains("200 OK"));
+    let mut fresh = TcpStream::connect(gateway.address()).expect("connects");
+    fresh.set_read_timeout(Some(PATIENCE)).expect("set");
+    // A client that sends its next request just now would take anything said here for its answer.
+    for (what, stream) in [("used before", &mut used), ("never used", &mut fresh)] {
+        let mut said = String::new();
+        stream.read_to_string(&mut said).expect("closed in order");
+        assert_eq!(said, "", "{what}");
+    }
+}
+
+#[test]
 fn one_connection_can_carry_hundreds_of_requests() {
     let home = Home::new();
     let gateway = home.start();
