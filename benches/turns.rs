@@ -9,6 +9,8 @@
 //!
 //! And this disk's own pace: fdatasync calls a second, one after the other. Ratios are of one run on one machine.
 
+#![expect(clippy::disallowed_methods, reason = "a bench has no tasks to name or join")]
+
 use std::fs::File;
 use std::io::Write;
 use std::net::SocketAddr;

@@ -61,8 +61,6 @@ pub struct Machine {
     log: File,
     /// The machine's cgroup on the host.
     cgroup: PathBuf,
-    /// Host and machine share this directory, at the same path.
-    scratch: PathBuf,
     /// The pid of the machine's systemd, on the host.
     init: u32,
 }
@@ -93,7 +91,7 @@ impl Machine {
             .spawn()
             .expect("bash runs boot.sh");
 
-        let mut machine = Self { keeper, log, cgroup, scratch, init: 0 };
+        let mut machine = Self { keeper, log, cgroup, init: 0 };
         machine.await_boot();
         machine
     }
@@ -138,11 +136,6 @@ impl Machine {
         cgroup_tree().map(drop).ok_or_else(|| "no cgroup v2 tree is mounted".to_owned())
     }
 
-    /// A directory that host and machine share at the same path, writable by everyone. It goes with the machine.
-    pub fn scratch(&self) -> &Path {
-        &self.scratch
-    }
-
     /// Runs a command inside as root and waits for its end.
     pub fn root(&self, command: &[&str]) -> Output {
         self.run(Who::Root, command)
@@ -166,11 +159,6 @@ impl Machine {
     /// Runs a bash script inside as `person`; the first failure ends it.
     pub fn person_sh(&self, script: &str) -> Output {
         self.person(&["bash", "-euo", "pipefail", "-c", script])
-    }
-
-    /// Starts a command inside as root, stdin and stdout piped. Killing the child kills the command itself inside.
-    pub fn spawn_root(&self, command: &[&str]) -> Child {
-        self.spawn(Who::Root, command)
     }
 
     /// Starts a command inside as `person`, stdin and stdout piped. Killing the child kills the command itself inside.

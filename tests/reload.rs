@@ -134,7 +134,8 @@ fn a_rotated_key_replaces_the_old_one_and_a_bad_one_does_not() {
     let output = reload(&home);
     assert_eq!(stdout(&output), "reloaded; changed: http.key\n");
     assert!(!opens("old-key") && opens("new-key"));
-    let spoil: [(fn(&Path), &str); 3] = [
+    type Spoil = fn(&Path);
+    let spoil: [(Spoil, &str); 3] = [
         (|path| write_key(path, ""), "must hold one line"),
         (|path| std::fs::set_permissions(path, PermissionsExt::from_mode(0o644)).expect("chmod"), "chmod 600"),
         (|path| std::fs::remove_file(path).expect("removed"), "cannot read"),

@@ -120,7 +120,8 @@ fn sockets_of_the_wrong_kind_are_refused_and_ours_are_bound() {
         socket.connect(address).and_then(|()| socket.send(b"x").and(socket.send(b"x"))).is_ok()
     };
     let knock_tcp = |address: SocketAddr| TcpStream::connect(address).is_ok();
-    let cases: [(&[&str], fn(SocketAddr) -> bool, &str); 2] = [
+    type Case<'a> = (&'a [&'a str], fn(SocketAddr) -> bool, &'a str);
+    let cases: [Case; 2] = [
         (&["--datagram", "--fdname=http"], knock_udp, "descriptor 3 'http'"),
         (&["--fdname=control"], knock_tcp, "must be a Unix socket"),
     ];

@@ -119,7 +119,7 @@ fn living_socket(path: &Path, _: &Value) -> Unharmed {
 
 fn closed(path: &Path, record: &Value) -> Unharmed {
     let unharmed = named(path, record, |_| ());
-    fs::set_permissions(path, PermissionsExt::from_mode(0)).expect("the mode is set");
+    fs::set_permissions(path, PermissionsExt::from_mode(0o000)).expect("the mode is set");
     unharmed
 }
 
@@ -279,7 +279,7 @@ fn a_file_that_an_unprivileged_user_may_not_open_is_moved_aside() {
     }
     fs::set_permissions(home.path(), PermissionsExt::from_mode(0o755)).expect("the mode is set");
     write(&home.pid_file(), "precious");
-    fs::set_permissions(home.pid_file(), PermissionsExt::from_mode(0)).expect("the mode is set");
+    fs::set_permissions(home.pid_file(), PermissionsExt::from_mode(0o000)).expect("the mode is set");
     let binary = binary.display().to_string();
     let arguments = [&NOBODY[..], &[&binary]].concat();
     let mut gateway = home.start_by(home.wrapped("setpriv", &arguments, "run"));
