@@ -186,10 +186,13 @@ impl Service {
                 }
             };
             match ended {
-                Err(error) if error.is_timeout() => {
-                    // hyper closes without a word; a slow client should know why.
-                    let mut stream = connection.into_parts().io.into_inner();
-                    say(&mut stream, &refusal::too_slow()).await;
+                // An idle connection just ends; an unasked 408 would be taken for the answer to its next request.
+                Err(error) if error.is_timeout() && !asked.is_cancelled() => {
+                    // hyper closes without a word; who began a request should know why.
+                    let parts = connection.into_parts();
+                    if !parts.read_buf.is_empty() {
+                        say(&mut parts.io.into_inner(), &refusal::too_slow()).await;
+                    }
                 }
                 Err(error) => tracing::debug!(error = %error, "a connection ended early"),
                 Ok(()) => {}

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
-use crate::gateway::PATIENCE;
+use crate::gateway::{Gateway, Home, PATIENCE};
 
 /// A small file system in memory, gone with this value.
 pub struct Mount(PathBuf);
@@ -71,4 +71,25 @@ pub fn end_of(mut command: Command) -> Output {
     let output = child.wait_with_output().expect("its output");
     assert!(!late, "it does not end within {PATIENCE:?}: {}", String::from_utf8_lossy(&output.stderr));
     output
+}
+
+/// A gateway that serves, or how its start ended.
+pub fn start_or_end(home: &Home) -> Result<Gateway, Output> {
+    // Two looks at the same start would race; two starts in the same trouble fare the same.
+    let mut tried = home.command("run").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+    let deadline = Instant::now() + PATIENCE;
+    let serves = loop {
+        if tried.try_wait().expect("waited").is_some() {
+            break false;
+        }
+        if String::from_utf8_lossy(&home.output("status", &[]).stdout).contains(" is running\n") {
+            break true;
+        }
+        assert!(Instant::now() < deadline, "it neither serves nor ends");
+    };
+    if serves {
+        tried.kill().expect("killed");
+    }
+    let output = tried.wait_with_output().expect("its output");
+    if serves { Ok(home.start()) } else { Err(output) }
 }
