@@ -39,7 +39,8 @@ pub struct Store {
 /// The store's threads. Its end joins them, after everything queued is done.
 #[derive(Debug)]
 pub struct StoreOwner {
-    threads: Vec<JoinHandle<()>>,
+    /// It waits for the reading one.
+    writer: JoinHandle<()>,
 }
 
 impl Store {
@@ -53,9 +54,13 @@ impl Store {
         let reading = schema::open_reader(&path)?;
         let (writes, write_queue) = mpsc::channel(QUEUE);
         let (reads, read_queue) = mpsc::channel::<Read>(QUEUE);
-        let writer = thread("store-writer", move || writer::run(&writing, write_queue, &meters))?;
         let reader = thread("store-reader", move || serve_reads(&reading, read_queue))?;
-        Ok((Self { writes, reads }, StoreOwner { threads: vec![reader, writer] }))
+        let writer = thread("store-writer", move || {
+            writer::run(&writing, write_queue, &meters);
+            // The last connection to close takes the log's files away, and only one that writes can.
+            join(reader);
+        })?;
+        Ok((Self { writes, reads }, StoreOwner { writer }))
     }
 
     /// Runs `work` in a transaction and returns when it is on disk.
@@ -94,11 +99,13 @@ impl Store {
 impl StoreOwner {
     /// Waits until all handles are gone and their work is done. Blocks.
     pub fn close(self) {
-        for thread in self.threads {
-            if thread.join().is_err() {
-                tracing::error!("a thread of the store panicked");
-            }
-        }
+        join(self.writer);
+    }
+}
+
+fn join(thread: JoinHandle<()>) {
+    if thread.join().is_err() {
+        tracing::error!("a thread of the store panicked");
     }
 }
 

@@ -7,7 +7,7 @@ use std::thread;
 
 use rustix::process::Signal;
 
-use super::{assert_answers, assert_refused, await_fact, await_itself, ended, holders, said, stat};
+use super::{Bystander, assert_answers, assert_refused, await_fact, await_itself, holders, said, stat};
 use crate::gateway::{BINARY, Home};
 
 /// Concurrent starters of which one may win.
@@ -109,42 +109,38 @@ fn the_file_is_never_removed_however_its_holder_ends() {
     }
 }
 
+/// Starts many at once, of which one may win, and that one must hold the file, answer, and be found by `stop`.
+pub fn contend(home: &Home) {
+    // Ended with the test: a winner that nobody finds would run on.
+    let spawn = || Bystander::running(home.command("run").stderr(Stdio::null()));
+    let mut starters: Vec<_> = (0..STARTERS).map(|_| spawn()).collect();
+    await_fact("all but one are refused", || {
+        starters.retain_mut(|starter| {
+            let ended = starter.child.try_wait().expect("a child");
+            assert!(
+                ended.is_none_or(|status| status.code() == Some(73)),
+                "a loser is refused, and nothing else: {ended:?}"
+            );
+            ended.is_none()
+        });
+        starters.len() == 1
+    });
+    let mut winner = starters.pop().expect("one is left");
+    await_fact("the winner answers", || super::control(home, "GET /status").is_ok());
+    assert_eq!(holders(&home.pid_file()), [winner.pid()], "the winner holds the file");
+    assert_answers(home);
+    let stopped = super::stop(home);
+    assert!(stopped.status.success(), "{}", said(&stopped));
+    assert!(winner.child.wait().expect("a child").success());
+}
+
 #[test]
 fn of_many_starters_at_once_one_wins() {
     let home = Home::new();
-    // Three rounds: on nothing at all, on a dead record, and on a directory that each of them wants to move aside.
-    for round in 0..3 {
-        if round == 2 {
-            fs::remove_file(home.pid_file()).expect("the pid file is there");
-            fs::create_dir(home.pid_file()).expect("a directory");
-        }
-        let spawn = || home.command("run").stderr(Stdio::piped()).spawn().expect("the binary starts");
-        let mut starters: Vec<_> = (0..STARTERS).map(|_| spawn()).collect();
-        let mut refused = 0;
-        await_fact("all but one are refused", || {
-            starters.retain_mut(|starter| {
-                let Some(status) = starter.try_wait().expect("a child") else { return true };
-                assert_eq!(status.code(), Some(73), "a loser is refused, and nothing else");
-                refused += 1;
-                false
-            });
-            refused == STARTERS - 1
-        });
-        let winner = starters.pop().expect("one is left");
-        await_fact("the winner holds the file", || holders(&home.pid_file()) == [winner.id()]);
-        await_fact("the winner answers", || super::control(&home, "GET /status").is_ok());
-        assert_answers(&home);
-        let stopped = ended_by_stop(&home, winner);
-        assert!(stopped, "round {round}");
+    // On nothing at all, and on dead records.
+    for _ in 0..3 {
+        contend(&home);
     }
-}
-
-fn ended_by_stop(home: &Home, mut winner: std::process::Child) -> bool {
-    let mut command = home.command("stop");
-    command.args(super::NO_UNIT);
-    let stopped = ended(command);
-    assert!(stopped.status.success(), "{}", said(&stopped));
-    winner.wait().expect("a child").success()
 }
 
 #[test]
