@@ -20,6 +20,7 @@ mod holders;
 mod kills;
 mod mended;
 mod namespaces;
+mod open;
 mod records;
 mod restart;
 
