@@ -15,7 +15,7 @@
 //! | 2 | `agent`, `store` | one agent kind a file; what must survive. They do not know each other |
 //! | 1 | `meter` | what is counted |
 //! | 1 | `service` | systemd's protocols, and the stand-alone fallback |
-//! | 1 | `policy`, `stop`, `secret`, `journal` | pure decisions; cancellation and tasks; secrets; the log |
+//! | 1 | `policy`, `stop`, `secret`, `journal`, `web` | pure decisions; cancellation and tasks; secrets; the log; HTTP out |
 //! | 0 | `model`, `exit` | plain types: ids, messages, turns, time; what the exit status says |
 //!
 //! # Life of a message
@@ -50,3 +50,4 @@ pub mod secret;
 pub mod service;
 pub mod stop;
 pub mod store;
+pub mod web;

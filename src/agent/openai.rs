@@ -3,10 +3,9 @@
 //! <https://platform.openai.com/docs/api-reference/chat-streaming>. Vendors deviate, so unknown fields are ignored and
 //! absent ones forgiven; what is not forgiven is a stream that ends before it says so.
 
-use std::sync::OnceLock;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use reqwest::{Client, Response, StatusCode};
+use reqwest::Response;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -15,6 +14,7 @@ use crate::model::disposition::Disposition;
 use crate::model::message::{Message, Role};
 use crate::model::turn::{AgentError, Finish, TurnEnd, TurnEvent, Usage};
 use crate::secret::{self, ExposeSecret, SecretString};
+use crate::web::{self, LazyClient, cause, clip};
 
 mod stream;
 
@@ -44,14 +44,13 @@ pub struct Config {
 #[derive(Debug)]
 pub struct OpenAi {
     config: Config,
-    // Made at the first turn: TLS roots cost megabytes that an idle gateway need not have.
-    client: OnceLock<Client>,
+    client: LazyClient,
 }
 
 impl OpenAi {
     /// A model; nothing is read or connected yet.
     pub fn new(config: Config) -> Self {
-        Self { config, client: OnceLock::new() }
+        Self { client: LazyClient::new(config.connect_timeout), config }
     }
 
     /// Sends the prompt and passes on what the model says.
@@ -91,7 +90,7 @@ impl OpenAi {
 
     async fn ask(&self, prompt: &Prompt) -> Result<Response, AgentError> {
         let url = format!("{}/chat/completions", self.config.base_url);
-        let mut request = self.client()?.post(&url).json(&self.body(prompt));
+        let mut request = self.client.client().map_err(retry)?.post(&url).json(&self.body(prompt));
         if let Some(key) = self.key()? {
             request = request.bearer_auth(key.expose_secret());
         }
@@ -119,33 +118,9 @@ impl OpenAi {
         read.map_err(|e| AgentError { disposition: Disposition::Halt, message: format!("the agent has no key: {e}") })
     }
 
-    fn client(&self) -> Result<&Client, AgentError> {
-        if let Some(client) = self.client.get() {
-            return Ok(client);
-        }
-        // Only the first call of the process can succeed, and it need not be ours.
-        drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
-        let client = Client::builder()
-            .connect_timeout(self.config.connect_timeout)
-            .user_agent(concat!("hermes-gateway/", env!("CARGO_PKG_VERSION")))
-            // A redirect would carry the key to another host.
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(|e| retry(format!("cannot set up an HTTP client: {}", cause(&e))))?;
-        Ok(self.client.get_or_init(|| client))
-    }
-
     async fn refusal(&self, response: Response) -> AgentError {
         let status = response.status();
-        let after = response.headers().get("retry-after").and_then(|value| retry_after(value.to_str().ok()?));
-        let disposition = match status {
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT | StatusCode::CONFLICT => {
-                Disposition::Retry { after }
-            }
-            _ if status.is_server_error() => Disposition::Retry { after },
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Disposition::Halt,
-            _ => Disposition::Reject,
-        };
+        let disposition = web::disposition(status, response.headers());
         let mut body = Vec::new();
         let mut lines = Lines::new(response, self.config.idle_timeout);
         while let Ok(Some(chunk)) = lines.next_chunk().await
@@ -171,32 +146,6 @@ impl OpenAi {
 
 fn retry(message: String) -> AgentError {
     AgentError { disposition: Disposition::Retry { after: None }, message }
-}
-
-/// The innermost cause of a client error: reqwest's own text repeats the URL and hides the reason.
-fn cause(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
-}
-
-fn clip(text: &str) -> String {
-    let mut clipped: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect();
-    if clipped.len() < text.len() {
-        clipped.push('…');
-    }
-    clipped
-}
-
-/// `Retry-After` in its two forms: seconds, or an HTTP date.
-fn retry_after(value: &str) -> Option<Duration> {
-    if let Ok(seconds) = value.trim().parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds.max(0.0)).ok();
-    }
-    let then = httpdate::parse_http_date(value).ok()?.duration_since(UNIX_EPOCH).ok()?;
-    Some(then.saturating_sub(SystemTime::now().duration_since(UNIX_EPOCH).ok()?))
 }
 
 #[derive(Deserialize)]
@@ -245,19 +194,4 @@ struct ErrorBody {
 #[derive(Deserialize)]
 struct WireError {
     message: String,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn both_forms_of_retry_after_are_understood() {
-        assert_eq!(retry_after("3"), Some(Duration::from_secs(3)));
-        assert_eq!(retry_after("0.5"), Some(Duration::from_millis(500)));
-        assert_eq!(retry_after("-1"), Some(Duration::ZERO));
-        assert_eq!(retry_after("Thu, 01 Jan 1970 00:00:10 GMT"), Some(Duration::ZERO));
-        assert!(retry_after("Fri, 31 Dec 2100 23:59:59 GMT").is_some_and(|wait| wait > Duration::from_secs(1)));
-        assert_eq!(retry_after("soon"), None);
-    }
 }

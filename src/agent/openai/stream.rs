@@ -5,8 +5,9 @@ use std::time::Duration;
 use axum::body::Bytes;
 use reqwest::Response;
 
-use super::{cause, retry};
+use super::retry;
 use crate::model::turn::AgentError;
+use crate::web::cause;
 
 /// Longest line of a stream, in bytes; a model's chunk is a few hundred.
 const MAX_LINE: usize = 1024 * 1024;
