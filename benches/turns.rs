@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::routing::post;
-use hermes_gateway::agent::{Agent, Config, Events, Prompt, echo};
+use hermes_gateway::agent::{Agent, Config, Events, Prompt, Steering, echo};
 use hermes_gateway::model::message::Message;
 use hermes_gateway::model::turn::TurnEvent;
 use http_body_util::BodyExt;
@@ -137,7 +137,8 @@ fn endpoint_without_store() -> Router {
             }
             text
         };
-        let (_, text) = tokio::join!(agent.turn(prompt, events), listen);
+        let (_, mut steering) = Steering::channel();
+        let (_, text) = tokio::join!(agent.turn(prompt, events, &mut steering), listen);
         let message = json!({ "role": "assistant", "content": text });
         json!({
             "id": "chatcmpl-0", "object": "chat.completion", "created": 0, "model": request["model"],

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use crate::model::disposition::Disposition;
+use crate::model::id::TurnId;
 use crate::model::message::Message;
 use crate::model::turn::{AgentError, TurnEnd, TurnEvent};
 
@@ -37,6 +38,47 @@ impl Events {
     pub async fn send(&self, event: TurnEvent) -> Result<(), AgentError> {
         let gone = |_| AgentError { disposition: Disposition::Reject, message: "nobody listens any more".into() };
         self.0.send(event).await.map_err(gone)
+    }
+}
+
+/// Messages that may wait for an agent that is told more than it takes up.
+const STEERING_QUEUE: usize = 16;
+
+/// Where an agent hears what is said while it works.
+#[derive(Debug)]
+pub struct Steering {
+    heard: mpsc::Receiver<(TurnId, Vec<Message>)>,
+    taken: Vec<TurnId>,
+}
+
+/// The other end of [`Steering`].
+#[derive(Debug, Clone)]
+pub struct SteeringSender(mpsc::Sender<(TurnId, Vec<Message>)>);
+
+impl Steering {
+    /// A pipe to an agent at work.
+    pub fn channel() -> (SteeringSender, Self) {
+        let (send, heard) = mpsc::channel(STEERING_QUEUE);
+        (SteeringSender(send), Self { heard, taken: Vec::new() })
+    }
+
+    /// What was said since the last look. Whoever takes it answers it in this turn.
+    pub fn take(&mut self) -> Option<Vec<Message>> {
+        let (turn, messages) = self.heard.try_recv().ok()?;
+        self.taken.push(turn);
+        Some(messages)
+    }
+
+    /// The turns whose messages were taken.
+    pub fn taken(self) -> Vec<TurnId> {
+        self.taken
+    }
+}
+
+impl SteeringSender {
+    /// Offers what another turn asks; whether there was room.
+    pub fn offer(&self, turn: TurnId, messages: Vec<Message>) -> bool {
+        self.0.try_send((turn, messages)).is_ok()
     }
 }
 
@@ -91,10 +133,15 @@ impl Agent {
         matches!(self, Self::OpenAi(_))
     }
 
-    /// Answers `prompt`, reporting through `events` as it goes.
-    pub async fn turn(&self, prompt: Prompt, events: Events) -> Result<TurnEnd, AgentError> {
+    /// Whether it can be told more while it works.
+    pub fn can_be_steered(&self) -> bool {
+        matches!(self, Self::Echo(_))
+    }
+
+    /// Answers `prompt`, reporting through `events` as it goes, and what comes by `steering` if it can.
+    pub async fn turn(&self, prompt: Prompt, events: Events, steering: &mut Steering) -> Result<TurnEnd, AgentError> {
         match self {
-            Self::Echo(echo) => echo.turn(prompt, events).await,
+            Self::Echo(echo) => echo.turn(prompt, events, steering).await,
             Self::OpenAi(openai) => openai.turn(prompt, events).await,
         }
     }

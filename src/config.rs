@@ -14,7 +14,7 @@ use tracing::Level;
 use crate::model::time::in_words;
 use crate::secret;
 use crate::service::directories::Directories;
-use crate::{agent, gateway, http};
+use crate::{agent, gateway, http, platform};
 
 mod check;
 mod section;
@@ -56,6 +56,8 @@ pub struct Config {
     pub default_agent: String,
     /// Who can answer.
     pub agents: BTreeMap<String, agent::Config>,
+    /// Where replies can go.
+    pub platforms: BTreeMap<String, platform::Config>,
     /// What is logged.
     pub log_level: Level,
     /// How long running turns may go on at a stop.
@@ -137,6 +139,9 @@ impl Config {
             ("stop.grace".into(), in_words(self.stop_grace)),
         ]);
         // Its debug form names where a key is and never the key.
+        facts.extend(
+            self.platforms.iter().map(|(name, platform)| (format!("platforms.{name}"), format!("{platform:?}"))),
+        );
         facts.extend(self.agents.iter().map(|(name, agent)| (format!("agents.{name}"), format!("{agent:?}"))));
         facts
     }

@@ -14,16 +14,28 @@ use crate::meter::Meters;
 use crate::model::id::{SessionId, TurnId};
 use crate::model::time::Timestamp;
 use crate::model::turn::{NewTurn, TurnRecord};
+use crate::policy::session::Busy;
 use crate::stop::{Stop, Tasks};
 use crate::store::{Store, StoreError, Unfinished};
 
+mod chats;
+mod gathering;
+mod inbox;
 mod lanes;
 mod live;
+mod outbox;
+mod pace;
+mod reply;
 mod turn;
 
+use gathering::Gatherings;
+pub use inbox::{Inbound, Taken};
 use lanes::Lanes;
 use live::Live;
 pub use live::{Progress, Watch};
+pub use outbox::Outbox;
+pub use reply::PARKED_NOTICE;
+use turn::Assignment;
 
 /// How many times a turn is started before it is taken for the reason why the gateway dies.
 pub const MAX_ATTEMPTS: u32 = 3;
@@ -85,6 +97,8 @@ struct Inner {
     stop: Stop,
     meters: Arc<Meters>,
     lanes: Lanes,
+    gatherings: Gatherings,
+    outbox: Outbox,
     settings: RwLock<Settings>,
     live: Mutex<HashMap<TurnId, Arc<Live>>>,
 }
@@ -99,12 +113,20 @@ struct Settings {
 }
 
 impl Gateway {
-    /// A gateway that works on `store`.
-    pub fn new(store: Store, config: Config, agents: Agents, tasks: Tasks, stop: Stop, meters: Arc<Meters>) -> Self {
+    /// A gateway that works on `store` and delivers through `outbox`.
+    pub fn new(
+        store: Store,
+        outbox: Outbox,
+        config: Config,
+        agents: Agents,
+        tasks: Tasks,
+        stop: Stop,
+        meters: Arc<Meters>,
+    ) -> Self {
         let places = Arc::new(Semaphore::new(config.max_running));
         let settings = RwLock::new(Settings { config, agents, places });
-        let (lanes, live) = (Lanes::default(), Mutex::default());
-        Self { inner: Arc::new(Inner { store, tasks, stop, meters, lanes, settings, live }) }
+        let (lanes, gatherings, live) = (Lanes::default(), Gatherings::default(), Mutex::default());
+        Self { inner: Arc::new(Inner { store, tasks, stop, meters, lanes, gatherings, outbox, settings, live }) }
     }
 
     /// Applies a new configuration: running turns keep what they have, later ones get the new.
@@ -133,10 +155,16 @@ impl Gateway {
         self.inner.stop.is_soft()
     }
 
-    /// Takes a turn: returns when it is on disk.
+    /// What goes out.
+    pub fn outbox(&self) -> &Outbox {
+        &self.inner.outbox
+    }
+
+    /// Takes a turn: returns when it is on disk. A stop lets in who is connected already; whoever asks has no other
+    /// chance to be answered.
     pub async fn submit(&self, turn: NewTurn) -> Result<Ticket, SubmitError> {
         let settings = self.settings();
-        if self.is_stopping() {
+        if self.inner.stop.is_hard() {
             return Err(SubmitError::Stopping);
         }
         if settings.agents.get(&turn.agent).is_none() {
@@ -159,7 +187,9 @@ impl Gateway {
         for Unfinished { turn, attempts } in unfinished {
             tracing::info!(turn = %turn.id, session = %turn.session, attempts, "taking up a turn that a crash cut off");
             let (place, live) = (self.inner.lanes.enter(&turn.session), self.add_live(&turn));
-            self.inner.tasks.spawn("turn", self.clone().run(turn, live, place, None));
+            let (permit, gathering, busy) = (None, None, Busy::Queue);
+            let assignment = Assignment { turn, live, place, permit, gathering, busy, attempts };
+            self.inner.tasks.spawn("turn", self.clone().run(assignment));
         }
     }
 
@@ -177,14 +207,14 @@ impl Gateway {
     /// `None` if it neither runs nor ended: its end could not be stored, and the next life takes it up.
     async fn watch(&self, record: &TurnRecord) -> Result<Option<Watch>, StoreError> {
         if let Some(outcome) = &record.outcome {
-            return Ok(Some(Watch::ended(outcome.clone())));
+            return Ok(Some(Watch::ended(record.session.clone(), outcome.clone())));
         }
         if let Some(live) = self.live().get(&record.id) {
             return Ok(Some(live.watch()));
         }
         // It ended between the two looks: the store knows before the map forgets.
         let again = self.inner.store.turn(record.id).await?;
-        Ok(again.and_then(|record| record.outcome).map(Watch::ended))
+        Ok(again.and_then(|record| record.outcome.map(|outcome| Watch::ended(record.session, outcome))))
     }
 
     fn settings(&self) -> Settings {
@@ -192,7 +222,7 @@ impl Gateway {
     }
 
     fn add_live(&self, turn: &NewTurn) -> Arc<Live> {
-        let live = Arc::new(Live::new(turn.keep));
+        let live = Arc::new(Live::new(turn));
         self.live().insert(turn.id, live.clone());
         live
     }
@@ -204,6 +234,12 @@ impl Gateway {
     fn live(&self) -> std::sync::MutexGuard<'_, HashMap<TurnId, Arc<Live>>> {
         self.inner.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A number in `0.0..=1.0` for jitter; its quality matters to nobody.
+fn dice() -> f64 {
+    let random = uuid::Uuid::now_v7().as_u64_pair().1 & 0xffff_ffff;
+    random as f64 / f64::from(u32::MAX)
 }
 
 #[cfg(test)]

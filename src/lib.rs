@@ -12,11 +12,11 @@
 //! | 4 | `config` | as written -> checked, all problems at once; each module below owns its own `Config` |
 //! | 3 | `http` | the API for clients, the control socket, health, metrics |
 //! | 3 | `gateway` | a turn's way: accepted, its session's lane, its agent, its end |
-//! | 2 | `agent`, `store` | one agent kind a file; what must survive. They do not know each other |
+//! | 2 | `platform`, `agent`, `store` | one platform and one agent kind a file; what must survive. They do not know each other |
 //! | 1 | `meter` | what is counted |
 //! | 1 | `service` | systemd's protocols, and the stand-alone fallback |
 //! | 1 | `policy`, `stop`, `secret`, `journal`, `web` | pure decisions; cancellation and tasks; secrets; the log; HTTP out |
-//! | 0 | `model`, `exit` | plain types: ids, messages, turns, time; what the exit status says |
+//! | 0 | `model`, `exit`, `fault` | plain types: ids, messages, turns, time; what the exit status says; where tests kill |
 //!
 //! # Life of a message
 //!
@@ -40,11 +40,13 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod exit;
+pub mod fault;
 pub mod gateway;
 pub mod http;
 pub mod journal;
 pub mod meter;
 pub mod model;
+pub mod platform;
 pub mod policy;
 pub mod secret;
 pub mod service;

@@ -29,6 +29,24 @@ pub struct RequestLabels {
     pub code: u16,
 }
 
+/// Labels of [`Meters::deliveries`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DeliveryLabels {
+    /// The platform's name.
+    pub platform: String,
+    /// `sent`, `retried` or `dead`.
+    pub outcome: &'static str,
+}
+
+/// Labels of [`Meters::inbound`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct InboundLabels {
+    /// The platform's name.
+    pub platform: String,
+    /// `new` or `duplicate`.
+    pub outcome: &'static str,
+}
+
 /// All meters of the process.
 #[derive(Debug)]
 pub struct Meters {
@@ -40,6 +58,10 @@ pub struct Meters {
     pub turns_queued: Gauge,
     /// From acceptance to end, in seconds.
     pub turn_seconds: Histogram,
+    /// Messages that platforms brought.
+    pub inbound: Family<InboundLabels, Counter>,
+    /// Attempts to deliver.
+    pub deliveries: Family<DeliveryLabels, Counter>,
     /// Requests answered.
     pub http_requests: Family<RequestLabels, Counter>,
     /// Connections open.
@@ -57,6 +79,8 @@ impl Default for Meters {
             turns_running: Gauge::default(),
             turns_queued: Gauge::default(),
             turn_seconds: Histogram::new(exponential_buckets(0.001, 4.0, 10)),
+            inbound: Family::default(),
+            deliveries: Family::default(),
             http_requests: Family::default(),
             http_connections: Gauge::default(),
             store_commit_seconds: Histogram::new(exponential_buckets(0.0001, 4.0, 9)),
@@ -74,6 +98,8 @@ impl Meters {
         registry.register("turns_queued", "Turns that wait", self.turns_queued.clone());
         let seconds = || Unit::Seconds;
         registry.register_with_unit("turn", "From acceptance to end", seconds(), self.turn_seconds.clone());
+        registry.register("inbound_messages", "Messages that platforms brought", self.inbound.clone());
+        registry.register("deliveries", "Attempts to deliver", self.deliveries.clone());
         registry.register("http_requests", "Requests answered", self.http_requests.clone());
         registry.register("http_connections", "Connections open", self.http_connections.clone());
         let commit = self.store_commit_seconds.clone();

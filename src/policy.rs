@@ -2,3 +2,6 @@
 
 pub mod backoff;
 pub mod lives;
+pub mod session;
+pub mod signature;
+pub mod split;

@@ -14,13 +14,17 @@ use tokio::sync::{mpsc, oneshot};
 use crate::meter::Meters;
 
 mod error;
+mod inbox;
+mod outbox;
 mod schema;
 mod sessions;
 mod turns;
 mod writer;
 
 pub use error::{OpenError, StoreError};
-pub use turns::{Recorded, Released, Unfinished};
+pub use inbox::{Arrival, Received};
+pub use outbox::{Due, MAX_AHEAD_MS};
+pub use turns::{Ending, Recorded, Released, Unfinished};
 
 /// The database's file name in the state directory.
 pub const FILE_NAME: &str = "gateway.db";

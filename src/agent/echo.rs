@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Events, Prompt};
+use super::{Events, Prompt, Steering};
 use crate::model::turn::{AgentError, Finish, TurnEnd, TurnEvent};
 
 /// How the echo behaves.
@@ -27,14 +27,18 @@ impl Echo {
         Self { config }
     }
 
-    /// Repeats the last message.
-    pub async fn turn(&self, prompt: Prompt, events: Events) -> Result<TurnEnd, AgentError> {
-        let said = prompt.messages.last().map(|message| message.content.as_str()).unwrap_or_default();
-        for word in said.split_inclusive(char::is_whitespace) {
-            if !self.config.delay.is_zero() {
-                tokio::time::sleep(self.config.delay).await;
+    /// Repeats the last message, and what is said meanwhile on lines of its own.
+    pub async fn turn(&self, prompt: Prompt, events: Events, steering: &mut Steering) -> Result<TurnEnd, AgentError> {
+        let mut said = prompt.messages.last().map(|message| message.content.clone()).unwrap_or_default();
+        loop {
+            for word in said.split_inclusive(char::is_whitespace) {
+                if !self.config.delay.is_zero() {
+                    tokio::time::sleep(self.config.delay).await;
+                }
+                events.send(TurnEvent::Text(word.to_owned())).await?;
             }
-            events.send(TurnEvent::Text(word.to_owned())).await?;
+            let Some(more) = steering.take() else { break };
+            said = more.iter().map(|message| format!("\n{}", message.content)).collect();
         }
         Ok(TurnEnd { finish: Finish::Stop, usage: None })
     }

@@ -13,6 +13,8 @@ use crate::agent::{self, echo, openai};
 use crate::secret::Source;
 use crate::{gateway, http};
 
+mod platforms;
+
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -43,6 +45,7 @@ pub fn check(root: &Table, problems: &mut Vec<Problem>) -> Config {
     turns.finish(problems);
 
     let (default_agent, agents) = agents(&mut root, problems);
+    let platforms = platforms::check(&mut root, problems);
 
     let mut log = root.section("log", problems);
     let level = log.parsed("level", "error, warn, info, debug or trace", problems, level);
@@ -54,7 +57,17 @@ pub fn check(root: &Table, problems: &mut Vec<Problem>) -> Config {
 
     root.finish(problems);
     let log_level = level.unwrap_or(Level::INFO);
-    Config { listen, key, http: http_config, turns: turns_config, default_agent, agents, log_level, stop_grace }
+    Config {
+        listen,
+        key,
+        http: http_config,
+        turns: turns_config,
+        default_agent,
+        agents,
+        platforms,
+        log_level,
+        stop_grace,
+    }
 }
 
 fn listen(http: &mut Section<'_>, problems: &mut Vec<Problem>) -> Option<Vec<Listen>> {
@@ -136,7 +149,7 @@ fn agent_config(agent: &mut Section<'_>, place: &Origin, problems: &mut Vec<Prob
             Some(agent::Config::Echo(echo::Config { delay }))
         }
         "openai" => Some(agent::Config::OpenAi(openai::Config {
-            base_url: base_url(agent, place, problems),
+            base_url: url("base_url", agent, place, problems).trim_end_matches('/').to_owned(),
             model: agent.needed_text("model", place, problems),
             key: secret(agent, problems),
             system_prompt: agent.text("system_prompt", problems),
@@ -153,15 +166,16 @@ fn agent_config(agent: &mut Section<'_>, place: &Origin, problems: &mut Vec<Prob
     }
 }
 
-fn base_url(agent: &mut Section<'_>, place: &Origin, problems: &mut Vec<Problem>) -> String {
-    let url = agent.needed_text("base_url", place, problems);
-    let usable = reqwest::Url::parse(&url).is_ok_and(|url| {
+/// An address to be called.
+fn url(key: &'static str, section: &mut Section<'_>, place: &Origin, problems: &mut Vec<Problem>) -> String {
+    let text = section.needed_text(key, place, problems);
+    let usable = reqwest::Url::parse(&text).is_ok_and(|url| {
         matches!(url.scheme(), "http" | "https") && url.has_host() && url.password().is_none() && url.query().is_none()
     });
-    if let (false, Some(node)) = (usable, agent.node("base_url")) {
-        agent.problem("base_url", node, "an http or https URL without password and query", problems);
+    if let (false, Some(node)) = (usable, section.node(key)) {
+        section.problem(key, node, "an http or https URL without password and query", problems);
     }
-    url.trim_end_matches('/').to_owned()
+    text
 }
 
 fn level(value: &Value) -> Option<Level> {

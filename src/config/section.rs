@@ -71,6 +71,15 @@ impl<'a> Section<'a> {
         self.text(key, problems).unwrap_or_default()
     }
 
+    /// `true` or `false`.
+    pub fn flag(&mut self, key: &'static str, default: bool, problems: &mut Vec<Problem>) -> bool {
+        let flag = self.parsed(key, "true or false", problems, |value| match value {
+            Value::Flag(flag) => Some(*flag),
+            _ => None,
+        });
+        flag.unwrap_or(default)
+    }
+
     /// A whole number in a range.
     pub fn number(
         &mut self,
@@ -148,6 +157,7 @@ impl<'a> Section<'a> {
         let found = match &node.value {
             Value::Text(text) => format!("\"{}\"", text.escape_debug()),
             Value::Integer(number) => number.to_string(),
+            Value::Flag(flag) => flag.to_string(),
             other => other.kind().to_owned(),
         };
         self.note(key, &node.origin, format!("expected {expected}, found {found}"), problems);

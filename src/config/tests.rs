@@ -43,7 +43,11 @@ fn the_default_file_is_a_configuration_and_changes_nothing() {
 
 #[test]
 fn the_default_file_documents_every_key_with_its_default() {
-    let is_setting = |line: &str| line.starts_with("# [agents.") || line.starts_with("# ") && line.contains(" = ");
+    let is_setting = |line: &str| {
+        line.starts_with("# [agents.")
+            || line.starts_with("# [platforms.")
+            || line.starts_with("# ") && line.contains(" = ")
+    };
     let uncommented: String = DEFAULT_FILE
         .lines()
         .map(|line| if is_setting(line) { line.trim_start_matches("# ") } else { line })
@@ -62,7 +66,7 @@ fn the_default_file_documents_every_key_with_its_default() {
         let name = key.rsplit('.').next().expect("a name");
         assert!(DEFAULT_FILE.contains(name), "{key} is documented");
     }
-    assert!(given.contains_key("agents.gpt"));
+    assert!(given.contains_key("agents.gpt") && given.contains_key("platforms.ops"));
 }
 
 #[test]

@@ -32,6 +32,7 @@ pub struct Node {
 pub enum Value {
     Text(String),
     Integer(i64),
+    Flag(bool),
     List(Vec<Node>),
     Table(Table),
     /// Something else; the word for it.
@@ -44,6 +45,7 @@ impl Value {
         match self {
             Self::Text(_) => "a string",
             Self::Integer(_) => "an integer",
+            Self::Flag(_) => "a boolean",
             Self::List(_) => "a list",
             Self::Table(_) => "a table",
             Self::Other(word) => word,
@@ -133,7 +135,7 @@ impl Source<'_> {
             DeValue::Array(values) => Value::List(values.iter().map(|value| self.node(value)).collect()),
             DeValue::Table(table) => Value::Table(self.table(table)),
             DeValue::Float(_) => Value::Other("a float"),
-            DeValue::Boolean(_) => Value::Other("a boolean"),
+            DeValue::Boolean(flag) => Value::Flag(*flag),
             DeValue::Datetime(_) => Value::Other("a date"),
         };
         Node { value, origin }

@@ -10,13 +10,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{Hold, Parts, Ready, StartError, is_supervised, key_source, meters, places, read_key};
 use crate::agent::Agents;
 use crate::config::{Config, Listen};
-use crate::gateway::{Gateway, MAX_ATTEMPTS};
+use crate::gateway::{Gateway, MAX_ATTEMPTS, Outbox, PARKED_NOTICE};
 use crate::http::health::{Identity, Vitals};
 use crate::http::server::{Peers, Probe, Service};
 use crate::http::{self, Api};
 use crate::journal::{Journal, LifeEvent};
 use crate::model::id::InstanceName;
 use crate::model::time::in_words;
+use crate::platform::Platforms;
 use crate::policy;
 use crate::service::deadline::Deadline;
 use crate::service::directories::Directories;
@@ -224,9 +225,13 @@ pub async fn assemble(frame: &Frame, config: &Config, handshake: &Handshake, hol
     let (store, owner) = Store::open(&frame.directories.state, meters.clone())?;
     let (tasks, stop) = (Tasks::new(), Stop::new());
     let agents = Agents::new(&config.default_agent, &config.agents, None);
+    let platforms = Platforms::new(&config.platforms, None);
+    let outbox = Outbox::new(store.clone(), platforms, tasks.clone(), stop.clone(), meters.clone());
+    let turns = config.turns.clone();
     let gateway =
-        Gateway::new(store.clone(), config.turns.clone(), agents, tasks.clone(), stop.clone(), meters.clone());
+        Gateway::new(store.clone(), outbox.clone(), turns, agents, tasks.clone(), stop.clone(), meters.clone());
     recover(frame, &store, &gateway).await?;
+    tasks.spawn("outbox", outbox.run());
     let vitals = Vitals::new(identity(frame, config, handshake, hold), frame.notifier.clone());
     let (http, http_config) = watch::channel(config.http.clone());
     let (key, api_key) = watch::channel(key);
@@ -251,15 +256,25 @@ pub async fn assemble(frame: &Frame, config: &Config, handshake: &Handshake, hol
 }
 
 async fn recover(frame: &Frame, store: &Store, gateway: &Gateway) -> Result<(), StartError> {
-    let released = store.release_unfinished(MAX_ATTEMPTS).await?;
+    let released = store.release_unfinished(MAX_ATTEMPTS, PARKED_NOTICE).await?;
+    let platforms = gateway.outbox().platforms();
+    let idempotent = platforms.all().filter(|(_, _, limits)| limits.idempotent).map(|(name, ..)| name.to_owned());
+    let (leases, repeated) = store.release_leases(idempotent.collect()).await?;
     let (again, interrupted, parked) = (released.again.len(), released.interrupted, released.parked);
-    if again + interrupted + parked > 0 {
+    if again + interrupted + parked + leases > 0 {
         let text = format!(
-            "the last life left turns unfinished: {again} are run again, {interrupted} were given up with their \
-             clients, {parked} are parked after {MAX_ATTEMPTS} attempts"
+            "the last life left work unfinished: {again} turns are run again, {interrupted} were given up with their \
+             clients, {parked} are parked after {MAX_ATTEMPTS} attempts; {leases} deliveries are sent again, \
+             {repeated} of them may have arrived before"
         );
         let count = |n: usize| n.to_string();
-        let fields = [("AGAIN", count(again)), ("INTERRUPTED", count(interrupted)), ("PARKED", count(parked))];
+        let fields = [
+            ("AGAIN", count(again)),
+            ("INTERRUPTED", count(interrupted)),
+            ("PARKED", count(parked)),
+            ("DELIVERIES", count(leases)),
+            ("MAYBE_REPEATED", count(repeated)),
+        ];
         frame.journal.life(LifeEvent::WorkRecovered, &text, &fields);
     }
     gateway.resume(released.again);

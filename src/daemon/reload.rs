@@ -8,6 +8,7 @@ use crate::agent::Agents;
 use crate::config::{self, Config};
 use crate::http::control::ReloadReport;
 use crate::journal::LifeEvent;
+use crate::platform::Platforms;
 use crate::secret::{ExposeSecret, SecretString};
 
 /// Reads the configuration again and applies it.
@@ -41,6 +42,8 @@ fn apply(frame: &Frame, running: &mut Config, new: Config, key: Arc<SecretString
     parts.http.send_replace(http.clone());
     let agents = Agents::new(&new.default_agent, &new.agents, Some(&parts.api.gateway.agents()));
     parts.api.gateway.reconfigure(new.turns.clone(), agents);
+    let outbox = parts.api.gateway.outbox();
+    outbox.reconfigure(Platforms::new(&new.platforms, Some(&outbox.platforms())));
     frame.journal.set_level(new.log_level);
     frame.deadline.set(new.stop_grace + STOP_MARGIN);
     *running = Config { listen: running.listen.clone(), http, ..new };

@@ -1,12 +1,16 @@
 //! A turn in flight: what it has said so far, for everybody who watches, from the first word on.
 
 use std::mem;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::model::turn::{Outcome, TurnEvent};
+use crate::agent::SteeringSender;
+use crate::model::address::Target;
+use crate::model::id::{SessionId, TurnId};
+use crate::model::message::Message;
+use crate::model::turn::{NewTurn, Outcome, TurnEvent};
 
 /// Longest reply, in bytes; an agent that says more is cut off there.
 pub const MAX_REPLY: usize = 8 * 1024 * 1024;
@@ -17,10 +21,28 @@ pub struct Live {
     said: Mutex<Said>,
     /// Counts changes; whoever watches looks again.
     changed: watch::Sender<u64>,
-    /// Nobody wants it any more.
-    unwanted: CancellationToken,
+    /// Who watches.
+    watchers: watch::Sender<usize>,
+    /// Set when it is not to go on, with the reason.
+    cut: CancellationToken,
+    reason: OnceLock<Cut>,
     /// Whether it is wanted even when nobody watches.
     keep: bool,
+    /// While an agent works that can be told more.
+    steering: Mutex<Option<SteeringSender>>,
+    session: SessionId,
+    deliver: Option<Target>,
+}
+
+/// Why a turn does not go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// Nobody wants it any more.
+    Unwanted,
+    /// A newer message takes its place.
+    Superseded,
+    /// What it asks was added to this turn; that is in the store already.
+    Absorbed(TurnId),
 }
 
 #[derive(Debug, Default)]
@@ -30,7 +52,6 @@ struct Said {
     /// What was said, piece by piece, as the agent said it.
     pieces: Vec<Piece>,
     outcome: Option<Outcome>,
-    watchers: usize,
 }
 
 /// Where a piece ends, in bytes of its text.
@@ -64,14 +85,27 @@ pub struct Watch {
 
 impl Live {
     /// A turn that has said nothing yet.
-    pub fn new(keep: bool) -> Self {
-        let (said, unwanted) = (Mutex::default(), CancellationToken::new());
-        Self { said, changed: watch::Sender::new(0), unwanted, keep }
+    pub fn new(turn: &NewTurn) -> Self {
+        Self::of(turn.keep, turn.session.clone(), turn.deliver.clone())
+    }
+
+    fn of(keep: bool, session: SessionId, deliver: Option<Target>) -> Self {
+        Self {
+            said: Mutex::default(),
+            changed: watch::Sender::new(0),
+            watchers: watch::Sender::new(0),
+            cut: CancellationToken::new(),
+            reason: OnceLock::new(),
+            keep,
+            steering: Mutex::default(),
+            session,
+            deliver,
+        }
     }
 
     /// A new watcher, who will see everything from the beginning.
     pub fn watch(self: &Arc<Self>) -> Watch {
-        self.lock().watchers += 1;
+        self.watchers.send_modify(|count| *count += 1);
         Watch { live: self.clone(), changed: self.changed.subscribe(), seen: 0, text_seen: 0, thoughts_seen: 0 }
     }
 
@@ -111,14 +145,45 @@ impl Live {
         self.tell();
     }
 
-    /// Waits until nobody wants it any more.
-    pub async fn unwanted(&self) {
-        self.unwanted.cancelled().await;
+    /// Makes the turn not go on. The first reason counts.
+    pub fn cut(&self, why: Cut) {
+        let _first_counts = self.reason.set(why);
+        self.cut.cancel();
     }
 
-    /// Whether nobody wants it any more.
-    pub fn is_unwanted(&self) -> bool {
-        self.unwanted.is_cancelled()
+    /// Waits until it is not to go on.
+    pub async fn is_cut(&self) {
+        self.cut.cancelled().await;
+    }
+
+    /// Why it does not go on, if it does not.
+    pub fn why_cut(&self) -> Option<Cut> {
+        self.reason.get().copied()
+    }
+
+    /// Waits until nobody watches.
+    pub async fn unwatched(&self) {
+        let mut watchers = self.watchers.subscribe();
+        // The sender lives in `self`, so this ends only when it is true.
+        drop(watchers.wait_for(|count| *count == 0).await);
+    }
+
+    /// The session.
+    pub fn session(&self) -> &SessionId {
+        &self.session
+    }
+
+    /// An agent works that can be told more, or does not any longer.
+    pub fn set_steering(&self, steering: Option<SteeringSender>) {
+        *self.steering.lock().unwrap_or_else(PoisonError::into_inner) = steering;
+    }
+
+    /// Offers the working agent the messages of another turn that has the same way back; whether it may take them. If
+    /// it does, that turn ends with this one, else it is run by itself.
+    pub fn steer(&self, turn: TurnId, messages: &[Message], deliver: Option<&Target>) -> bool {
+        let steering = self.steering.lock().unwrap_or_else(PoisonError::into_inner);
+        let same_way = self.deliver.as_ref() == deliver;
+        steering.as_ref().filter(|_| same_way).is_some_and(|steering| steering.offer(turn, messages.to_vec()))
     }
 
     fn tell(&self) {
@@ -132,8 +197,8 @@ impl Live {
 
 impl Watch {
     /// A watch on a turn that ended before.
-    pub fn ended(outcome: Outcome) -> Self {
-        let live = Arc::new(Live::new(true));
+    pub fn ended(session: SessionId, outcome: Outcome) -> Self {
+        let live = Arc::new(Live::of(true, session, None));
         if let Outcome::Completed { text, .. } = &outcome {
             live.add(TurnEvent::Text(text.clone()));
         }
@@ -184,10 +249,10 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let mut said = self.live.lock();
-        said.watchers -= 1;
-        if said.watchers == 0 && !self.live.keep && said.outcome.is_none() {
-            self.live.unwanted.cancel();
+        self.live.watchers.send_modify(|count| *count -= 1);
+        let ended = self.live.lock().outcome.is_some();
+        if *self.live.watchers.borrow() == 0 && !self.live.keep && !ended {
+            self.live.cut(Cut::Unwanted);
         }
     }
 }
@@ -197,13 +262,17 @@ mod tests {
     use super::*;
     use crate::model::turn::{Finish, Usage};
 
+    fn live(keep: bool) -> Arc<Live> {
+        Arc::new(Live::of(keep, "s".parse().expect("an id"), None))
+    }
+
     fn completed(text: &str) -> Outcome {
         Outcome::Completed { text: text.into(), finish: Finish::Stop, usage: Usage::default() }
     }
 
     #[tokio::test]
     async fn early_and_late_watchers_see_the_same_story() {
-        let live = Arc::new(Live::new(false));
+        let live = live(false);
         let mut early = live.watch();
         live.add(TurnEvent::Thought("hm".into()));
         live.add(TurnEvent::Text("Grüß ".into()));
@@ -221,14 +290,16 @@ mod tests {
 
     #[tokio::test]
     async fn the_last_to_leave_cancels_what_cannot_be_asked_for_later() {
-        let live = Arc::new(Live::new(false));
+        let live = live(false);
         let (first, second) = (live.watch(), live.watch());
         drop(first);
-        assert!(!live.unwanted.is_cancelled());
+        assert_eq!(live.why_cut(), None);
         drop(second);
-        live.unwanted().await;
-        let kept = Arc::new(Live::new(true));
+        live.is_cut().await;
+        live.unwatched().await;
+        assert_eq!(live.why_cut(), Some(Cut::Unwanted));
+        let kept = self::live(true);
         drop(kept.watch());
-        assert!(!kept.unwanted.is_cancelled());
+        assert_eq!(kept.why_cut(), None);
     }
 }

@@ -26,7 +26,8 @@ fn world(config: Config) -> World {
     let agents = BTreeMap::from([("echo".into(), AgentConfig::Echo(echo::Config::default())), ("slow".into(), slow)]);
     let (tasks, stop) = (Tasks::new(), Stop::new());
     let agents = Agents::new("echo", &agents, None);
-    let gateway = Gateway::new(store.clone(), config, agents, tasks.clone(), stop.clone(), meters);
+    let outbox = Outbox::new(store.clone(), Default::default(), tasks.clone(), stop.clone(), meters.clone());
+    let gateway = Gateway::new(store.clone(), outbox, config, agents, tasks.clone(), stop.clone(), meters);
     World { _dir: dir, gateway, stop, tasks, store, _owner: owner }
 }
 
@@ -47,6 +48,7 @@ fn turn(session: &str, agent: &str, text: &str) -> NewTurn {
         input: vec![Message::user(text)],
         idempotency: None,
         keep: false,
+        deliver: None,
     }
 }
 
@@ -129,13 +131,15 @@ async fn a_stop_leaves_to_the_successor_what_can_still_be_asked_for() {
     let mut tickets =
         vec![world.gateway.submit(kept).await.expect("taken"), world.gateway.submit(lost).await.expect("taken")];
     world.stop.soften();
-    assert!(matches!(world.gateway.submit(turn("c", "echo", "x")).await, Err(SubmitError::Stopping)));
+    let mut late = world.gateway.submit(turn("c", "echo", "late")).await.expect("who is connected is still heard");
+    assert_eq!(text(late.watch.outcome().await), "late");
     world.stop.harden();
+    assert!(matches!(world.gateway.submit(turn("c", "echo", "x")).await, Err(SubmitError::Stopping)));
     for ticket in &mut tickets {
         assert_eq!(ticket.watch.outcome().await, Outcome::Interrupted);
     }
     assert!(world.tasks.join(Duration::from_secs(10)).await.is_empty());
-    let released = world.store.release_unfinished(MAX_ATTEMPTS).await.expect("released");
+    let released = world.store.release_unfinished(MAX_ATTEMPTS, "parked").await.expect("released");
     assert_eq!(released.again.iter().map(|u| u.turn.id).collect::<Vec<_>>(), [kept_id]);
     assert_eq!(world.store.turn(lost_id).await.expect("read").expect("there").outcome, Some(Outcome::Interrupted));
 }

@@ -8,17 +8,21 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tracing::Instrument;
 
+use super::gathering::Gathering;
 use super::lanes::{Lane, Place};
-use super::live::Live;
-use super::{Gateway, Settings, SubmitError, Ticket};
-use crate::agent::{Agent, Events, Prompt};
+use super::live::{Cut, Live};
+use super::{Gateway, Settings, SubmitError, Ticket, dice, reply};
+use crate::agent::{Agent, Events, Prompt, Steering};
+use crate::fault;
 use crate::meter::TurnLabels;
 use crate::model::disposition::Disposition;
+use crate::model::id::TurnId;
 use crate::model::time::in_words;
 use crate::model::turn::{AgentError, Failure, Finish, History, NewTurn, Outcome, TurnEnd, Usage};
 use crate::policy::backoff::Backoff;
+use crate::policy::session::Busy;
 use crate::stop::panic_text;
-use crate::store::{Recorded, StoreError};
+use crate::store::{Ending, Recorded, StoreError};
 
 /// The right to be among the turns that run.
 pub type Permit = OwnedSemaphorePermit;
@@ -29,12 +33,41 @@ const AGENT_BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), cap: Dur
 /// An end that cannot be stored is tried again; after that the next life finds the turn unfinished.
 const STORE_BACKOFF: Backoff = Backoff { first: Duration::from_millis(250), cap: Duration::from_secs(2), attempts: 4 };
 
+/// What an agent is told whose turn was cut off before.
+const CUT_OFF_BEFORE: &str = "Note from the gateway: an earlier attempt at this message was cut off when the gateway \
+    stopped or crashed, and what came of it is unknown. Before you repeat an action that must not be done twice, check \
+    whether it was done already.";
+
 /// How the work on a turn went.
 enum Work {
     /// This is its end.
-    Ended(Outcome),
+    Ended(Outcome, Vec<TurnId>),
+    /// It has ended already, in the store and for all who watch.
+    Absorbed(TurnId),
     /// The gateway stops; the turn stays unfinished in the store, and the next life takes it up.
-    LeftOver,
+    LeftOver {
+        /// Whether its agent had begun.
+        begun: bool,
+    },
+}
+
+/// A turn that is on disk, with all that it needs to run.
+#[derive(Debug)]
+pub struct Assignment {
+    /// What is asked.
+    pub turn: NewTurn,
+    /// Who watches.
+    pub live: Arc<Live>,
+    /// Its place in its session's lane.
+    pub place: Place,
+    /// Its place among those that run, if there was a free one; then it counts as started.
+    pub permit: Option<Permit>,
+    /// The burst whose end it waits for.
+    pub gathering: Option<Gathering>,
+    /// What it does to a turn that runs before it.
+    pub busy: Busy,
+    /// How often it was started before.
+    pub attempts: u32,
 }
 
 impl Gateway {
@@ -52,9 +85,11 @@ impl Gateway {
         let watch = live.watch();
         match self.inner.store.record_turn(turn.clone(), permit.is_some()).await {
             Ok(Recorded::New) => {
+                fault::point("turn.recorded");
                 let ticket = Ticket { id: turn.id, session: turn.session.clone(), accepted: turn.accepted, watch };
                 let _caller_left = reply.send(Ok(ticket));
-                self.run(turn, live, place, permit).await;
+                let (gathering, busy, attempts) = (None, Busy::Queue, 0);
+                self.run(Assignment { turn, live, place, permit, gathering, busy, attempts }).await;
             }
             Ok(Recorded::Known(known)) => {
                 self.remove_live(turn.id);
@@ -71,27 +106,54 @@ impl Gateway {
     }
 
     /// Runs a turn from its place in the lane to its end.
-    pub(super) async fn run(self, turn: NewTurn, live: Arc<Live>, place: Place, permit: Option<Permit>) {
+    pub(super) async fn run(self, assignment: Assignment) {
+        let Assignment { mut turn, live, place, permit, gathering, busy, attempts } = assignment;
         let span = tracing::info_span!("turn", turn = %turn.id, session = %turn.session, agent = turn.agent);
         let work = async {
             let began = Instant::now();
             let started = permit.is_some();
+            if let Some(gathering) = gathering {
+                self.gather(&mut turn, &live, gathering).await;
+            }
+            if busy == Busy::Steer && !place.is_free() {
+                self.steer(&turn);
+            }
             let work = match self.wait(&live, place, permit).await {
                 Some((lane, permit)) => {
-                    let work = self.work(&turn, &live, started).await;
+                    let work = self.work(&turn, &live, started, attempts).await;
+                    self.end(&turn, &live, work).await;
                     drop((lane, permit));
-                    work
+                    return began.elapsed();
                 }
-                None if live.is_unwanted() => Work::Ended(Outcome::Cancelled),
-                None => self.cut_off(&turn),
+                None => cut_off(&turn, &live, started),
             };
             self.end(&turn, &live, work).await;
-            self.inner.meters.turn_seconds.observe(began.elapsed().as_secs_f64());
+            began.elapsed()
         };
-        work.instrument(span).await;
+        let took = work.instrument(span).await;
+        self.inner.meters.turn_seconds.observe(took.as_secs_f64());
     }
 
-    /// Waits for the session's lane and a place among the running; `None` if that is no longer wanted.
+    /// Waits for the end of the burst that the turn began, and takes what came with it.
+    async fn gather(&self, turn: &mut NewTurn, live: &Live, gathering: Gathering) {
+        let grew = tokio::select! {
+            biased;
+            () = live.is_cut() => return,
+            () = self.inner.stop.softened() => return,
+            grew = gathering.ended() => grew,
+        };
+        if !grew {
+            return;
+        }
+        match self.inner.store.turn_input(turn.id).await {
+            Ok(input) => turn.input = input,
+            // Without the rest it would be half a question, so it waits for the next life.
+            Err(e) => tracing::error!(error = %e, "cannot read the rest of a burst; its first message goes alone"),
+        }
+    }
+
+    /// Waits for the session's lane and a place among the running; `None` if that is no longer wanted. A stop lets
+    /// those go on for whom somebody waits; the others are the successor's.
     async fn wait(&self, live: &Live, place: Place, permit: Option<Permit>) -> Option<(Lane, Permit)> {
         let _queued = permit.is_none().then(|| Counted::new(&self.inner.meters.turns_queued));
         let both = async {
@@ -102,60 +164,69 @@ impl Gateway {
             };
             Some((lane, permit))
         };
+        let stopped = async {
+            self.inner.stop.softened().await;
+            live.unwatched().await;
+        };
         tokio::select! {
             biased;
-            () = live.unwanted() => None,
+            () = live.is_cut() => None,
             () = self.inner.stop.hardened() => None,
-            () = self.inner.stop.softened() => None,
+            () = stopped => None,
             both = both => both,
         }
     }
 
-    async fn work(&self, turn: &NewTurn, live: &Arc<Live>, started: bool) -> Work {
+    async fn work(&self, turn: &NewTurn, live: &Arc<Live>, started: bool, attempts: u32) -> Work {
         let settings = self.settings();
         if !started && let Err(e) = self.inner.store.claim_turn(turn.id).await {
-            return Work::Ended(store_failed(&e));
+            return Work::Ended(store_failed(&e), Vec::new());
         }
+        fault::point("turn.claimed");
         let Some(agent) = settings.agents.get(&turn.agent) else {
             let message = format!("there is no agent '{}' any more", turn.agent);
-            return Work::Ended(Outcome::Failed { failure: Failure::Agent, message });
+            return Work::Ended(Outcome::Failed { failure: Failure::Agent, message }, Vec::new());
         };
         let _running = Counted::new(&self.inner.meters.turns_running);
-        tokio::select! {
+        let work = tokio::select! {
             biased;
-            () = live.unwanted() => Work::Ended(Outcome::Cancelled),
-            () = self.inner.stop.hardened() => self.cut_off(turn),
-            outcome = self.answer(turn, live, agent, &settings) => Work::Ended(outcome),
-        }
+            () = live.is_cut() => cut_off(turn, live, true),
+            () = self.inner.stop.hardened() => cut_off(turn, live, true),
+            (outcome, absorbed) = self.answer(turn, live, agent, &settings, attempts) => Work::Ended(outcome, absorbed),
+        };
+        live.set_steering(None);
+        work
     }
 
-    /// What a stop makes of a turn that is not through.
-    fn cut_off(&self, turn: &NewTurn) -> Work {
-        if turn.keep { Work::LeftOver } else { Work::Ended(Outcome::Interrupted) }
-    }
-
-    async fn answer(&self, turn: &NewTurn, live: &Live, agent: &Agent, settings: &Settings) -> Outcome {
+    async fn answer(
+        &self,
+        turn: &NewTurn,
+        live: &Live,
+        agent: &Agent,
+        settings: &Settings,
+        attempts: u32,
+    ) -> (Outcome, Vec<TurnId>) {
         let timeout = settings.config.timeout;
-        let prompt = match self.prompt(turn, agent).await {
+        let prompt = match self.prompt(turn, agent, attempts).await {
             Ok(prompt) => prompt,
-            Err(e) => return store_failed(&e),
+            Err(e) => return (store_failed(&e), Vec::new()),
         };
         match tokio::time::timeout(timeout, ask_patiently(agent, &prompt, live)).await {
             Err(_) => {
                 let message = format!("the agent took longer than {}", in_words(timeout));
-                Outcome::Failed { failure: Failure::Timeout, message }
+                (Outcome::Failed { failure: Failure::Timeout, message }, Vec::new())
             }
-            Ok(Err(error)) => Outcome::Failed { failure: Failure::Agent, message: error.message },
-            Ok(Ok(TurnEnd { finish, usage })) => {
+            Ok(Err(error)) => (Outcome::Failed { failure: Failure::Agent, message: error.message }, Vec::new()),
+            Ok(Ok((TurnEnd { finish, usage }, absorbed))) => {
                 let text = live.text();
                 let read = prompt.messages.iter().map(|message| message.content.as_str());
                 let usage = usage.unwrap_or_else(|| Usage::estimate(read, &text));
-                Outcome::Completed { text, finish, usage }
+                (Outcome::Completed { text, finish, usage }, absorbed)
             }
         }
     }
 
-    async fn prompt(&self, turn: &NewTurn, agent: &Agent) -> Result<Prompt, StoreError> {
+    async fn prompt(&self, turn: &NewTurn, agent: &Agent, attempts: u32) -> Result<Prompt, StoreError> {
         let mut messages = match &turn.history {
             _ if !agent.wants_history() => Vec::new(),
             History::Given(messages) => messages.clone(),
@@ -163,18 +234,32 @@ impl Gateway {
             History::Chain(last) => self.inner.store.chain_history(*last).await?,
         };
         messages.extend(turn.input.iter().cloned());
-        Ok(Prompt { instructions: turn.instructions.clone(), messages })
+        let note = (attempts > 0).then(|| CUT_OFF_BEFORE.to_owned());
+        let instructions: Vec<_> = turn.instructions.clone().into_iter().chain(note).collect();
+        let instructions = (!instructions.is_empty()).then(|| instructions.join("\n\n"));
+        Ok(Prompt { instructions, messages })
     }
 
     /// Stores the end, then tells it.
     async fn end(&self, turn: &NewTurn, live: &Live, work: Work) {
         let outcome = match work {
-            Work::Ended(outcome) => match self.store_end(turn, &outcome).await {
-                Ok(()) => outcome,
+            Work::Ended(outcome, absorbed) => match self.store_end(turn, &outcome, &absorbed).await {
+                Ok(()) => {
+                    absorbed.iter().filter_map(|id| self.live().get(id).cloned()).for_each(|taken_up| {
+                        taken_up.cut(Cut::Absorbed(turn.id));
+                    });
+                    outcome
+                }
                 // The reply is not on disk, so it was not given: the person is told what is wrong instead.
                 Err(e) => store_failed(&e),
             },
-            Work::LeftOver => Outcome::Interrupted,
+            Work::Absorbed(by) => Outcome::Absorbed(by),
+            Work::LeftOver { begun } => {
+                if begun && let Err(e) = self.inner.store.defer_turn(turn.id).await {
+                    tracing::warn!(error = %e, "a turn that the stop cut off will count as one that a crash cut off");
+                }
+                Outcome::Interrupted
+            }
         };
         log(&outcome);
         let labels = TurnLabels { agent: turn.agent.clone(), outcome: outcome.label() };
@@ -183,23 +268,71 @@ impl Gateway {
         self.remove_live(turn.id);
     }
 
-    async fn store_end(&self, turn: &NewTurn, outcome: &Outcome) -> Result<(), StoreError> {
+    /// Stores the end with what goes out, and sends it on its way.
+    async fn store_end(&self, turn: &NewTurn, outcome: &Outcome, absorbed: &[TurnId]) -> Result<(), StoreError> {
+        let outbox = &self.inner.outbox;
+        let delivery = turn.deliver.as_ref().and_then(|target| {
+            let limit = outbox.limits(target.platform()).and_then(|limits| limits.text);
+            reply::delivery(turn.session.clone(), target, outcome, limit)
+        });
+        fault::point("turn.ending");
         for attempt in 1.. {
-            match self.inner.store.end_turn(turn.id, outcome.clone()).await {
-                Ok(()) => break,
+            let claimed = delivery.as_ref().and_then(|delivery| outbox.claim(&delivery.target));
+            let ending = Ending { delivery: delivery.clone(), lease: claimed.is_some(), absorbed: absorbed.to_vec() };
+            match self.inner.store.end_turn(turn.id, outcome.clone(), ending).await {
+                Ok(leased) => {
+                    fault::point("turn.ended");
+                    if let Some(delivery) = &delivery {
+                        outbox.go_on(&delivery.target, claimed, leased);
+                    }
+                    break;
+                }
                 Err(e) => {
                     tracing::error!(error = %e, attempt, "the end of a turn could not be stored");
                     let Some(wait) = STORE_BACKOFF.after(attempt, None, dice()) else { return Err(e) };
+                    drop(claimed);
                     tokio::time::sleep(wait).await;
                 }
             }
         }
         Ok(())
     }
+
+    /// Offers a turn's messages to the agent that works in its session.
+    fn steer(&self, turn: &NewTurn) {
+        let in_session: Vec<_> = self.in_session(turn).collect();
+        if in_session.iter().any(|live| live.steer(turn.id, &turn.input, turn.deliver.as_ref())) {
+            tracing::debug!("offered to the turn that runs");
+        }
+    }
+
+    /// Makes a turn take the place of all that were there before it in its session.
+    pub(super) fn supersede(&self, turn: &NewTurn) {
+        self.in_session(turn).for_each(|live| live.cut(Cut::Superseded));
+    }
+
+    /// The other turns of the same session that have not ended.
+    fn in_session(&self, turn: &NewTurn) -> impl Iterator<Item = Arc<Live>> + use<> {
+        let live = self.live();
+        let others = live.iter().filter(|(id, live)| **id < turn.id && *live.session() == turn.session);
+        others.map(|(_, live)| live.clone()).collect::<Vec<_>>().into_iter()
+    }
+}
+
+/// What becomes of a turn that does not go on.
+fn cut_off(turn: &NewTurn, live: &Live, begun: bool) -> Work {
+    match live.why_cut() {
+        Some(Cut::Unwanted) => Work::Ended(Outcome::Cancelled, Vec::new()),
+        Some(Cut::Superseded) => Work::Ended(Outcome::Superseded, Vec::new()),
+        Some(Cut::Absorbed(by)) => Work::Absorbed(by),
+        // The gateway stops.
+        None if turn.keep => Work::LeftOver { begun },
+        None => Work::Ended(Outcome::Interrupted, Vec::new()),
+    }
 }
 
 /// Asks again while the agent says "later" and has not begun to speak.
-async fn ask_patiently(agent: &Agent, prompt: &Prompt, live: &Live) -> Result<TurnEnd, AgentError> {
+async fn ask_patiently(agent: &Agent, prompt: &Prompt, live: &Live) -> Result<(TurnEnd, Vec<TurnId>), AgentError> {
     for attempt in 1.. {
         let error = match ask(agent, prompt, live).await {
             Ok(end) => return Ok(end),
@@ -216,11 +349,19 @@ async fn ask_patiently(agent: &Agent, prompt: &Prompt, live: &Live) -> Result<Tu
     unreachable!("attempts are counted for ever")
 }
 
-/// One attempt: the agent's events go to the watchers; its panic is an error of this turn only.
-async fn ask(agent: &Agent, prompt: &Prompt, live: &Live) -> Result<TurnEnd, AgentError> {
+/// One attempt: the agent's events go to the watchers; its panic is an error of this turn only. Its end, and the turns
+/// that it took up.
+async fn ask(agent: &Agent, prompt: &Prompt, live: &Live) -> Result<(TurnEnd, Vec<TurnId>), AgentError> {
+    let (steer, mut steering) = Steering::channel();
+    live.set_steering(agent.can_be_steered().then_some(steer));
+    let end = listen(agent, prompt, live, &mut steering).await?;
+    Ok((end, steering.taken()))
+}
+
+async fn listen(agent: &Agent, prompt: &Prompt, live: &Live, steering: &mut Steering) -> Result<TurnEnd, AgentError> {
     let (events, mut heard) = Events::channel();
-    let work = std::panic::AssertUnwindSafe(agent.turn(prompt.clone(), events)).catch_unwind();
-    tokio::pin!(work);
+    let work = std::panic::AssertUnwindSafe(agent.turn(prompt.clone(), events, steering)).catch_unwind();
+    let mut work = Box::pin(work);
     let mut end = None;
     loop {
         // The pipe is closed when the agent is through, and it is emptied before the end counts.
@@ -242,12 +383,6 @@ async fn ask(agent: &Agent, prompt: &Prompt, live: &Live) -> Result<TurnEnd, Age
         tracing::error!(panic = panic_text(panic.as_ref()), "an agent panicked");
         Err(AgentError { disposition: Disposition::Reject, message: "the agent failed inside the gateway".into() })
     })
-}
-
-/// A number in `0.0..1.0` for jitter; its quality matters to nobody.
-fn dice() -> f64 {
-    let random = uuid::Uuid::now_v7().as_u64_pair().1 & 0xffff_ffff;
-    random as f64 / f64::from(u32::MAX)
 }
 
 fn store_failed(error: &StoreError) -> Outcome {

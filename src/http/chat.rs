@@ -61,6 +61,7 @@ pub async fn create(State(api): State<Api>, request: Request<Body>) -> Result<Re
         input,
         keep: idempotency.is_some(),
         idempotency,
+        deliver: None,
     };
     let mut ticket = api.gateway.submit(turn).await?;
     let session = ticket.session.clone();

@@ -80,6 +80,7 @@ pub async fn send(State(api): State<Api>, request: Request<Body>) -> Result<Resp
         input: vec![Message::user(asked.body.text)],
         idempotency: None,
         keep: false,
+        deliver: None,
     };
     let ticket = api.gateway.submit(turn).await?;
     Ok(sse::response(&api.tasks, move |events| stream(events, ticket)))

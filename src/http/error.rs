@@ -116,6 +116,14 @@ impl ApiError {
                 Self::new(StatusCode::CONFLICT, "server_error", "turn_cancelled", "this turn was cancelled")
             }
             Outcome::Interrupted => Self::stopping(),
+            Outcome::Superseded => {
+                let message = "a newer message of this session took this turn's place";
+                Self::new(StatusCode::CONFLICT, "server_error", "turn_superseded", message)
+            }
+            Outcome::Absorbed(by) => {
+                let message = format!("this message was added to the turn {by}, which was running");
+                Self::new(StatusCode::CONFLICT, "server_error", "turn_absorbed", message)
+            }
             Outcome::Parked => {
                 let message = "this turn was running at each of several crashes and is not tried again";
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "turn_parked", message)

@@ -109,6 +109,7 @@ async fn turn(api: &Api, asked: &Asked<ResponsesRequest>) -> Result<NewTurn, Api
         input,
         keep: body.store != Some(false) || idempotency.is_some(),
         idempotency,
+        deliver: None,
     })
 }
 
@@ -189,6 +190,7 @@ impl Answer {
             }
             Some(Outcome::Cancelled) => ("cancelled", json!([])),
             Some(Outcome::Failed { .. } | Outcome::Interrupted | Outcome::Parked) => ("failed", json!([])),
+            Some(Outcome::Superseded | Outcome::Absorbed(_)) => ("cancelled", json!([])),
         };
         let error = outcome.and_then(ApiError::of_outcome).map(|error| json!(error.body())["error"].clone());
         let usage = match outcome {

@@ -23,6 +23,16 @@ impl Timestamp {
         self.0
     }
 
+    /// The time since `earlier`; none if the clock went back meanwhile.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(u64::try_from(self.0 - earlier.0).unwrap_or(0))
+    }
+
+    /// The moment `wait` later.
+    pub fn after(self, wait: Duration) -> Self {
+        Self(self.0.saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX)))
+    }
+
     /// Whole seconds since the epoch, as the OpenAI API's `created` fields want them.
     pub fn as_secs(self) -> i64 {
         self.0.div_euclid(1000)

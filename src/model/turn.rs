@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::address::Target;
 use super::disposition::Disposition;
 use super::id::{SessionId, TurnId};
 use super::message::Message;
@@ -16,11 +17,13 @@ pub enum Origin {
     Responses,
     /// The control socket (`hermes-gateway send`).
     Control,
+    /// A message that a platform brought; its reply goes out as deliveries.
+    Platform,
 }
 
 impl Origin {
     /// Every origin, for look-ups by label.
-    pub const ALL: [Self; 3] = [Self::Chat, Self::Responses, Self::Control];
+    pub const ALL: [Self; 4] = [Self::Chat, Self::Responses, Self::Control, Self::Platform];
 
     /// The word in the store, in logs and in metrics.
     pub fn label(self) -> &'static str {
@@ -28,6 +31,7 @@ impl Origin {
             Self::Chat => "chat",
             Self::Responses => "responses",
             Self::Control => "control",
+            Self::Platform => "platform",
         }
     }
 }
@@ -78,6 +82,8 @@ pub struct NewTurn {
     /// Whether the result can be asked for after the asking connection is gone: such a turn is finished even when
     /// nobody waits, and run again after a crash.
     pub keep: bool,
+    /// Where the reply goes by itself.
+    pub deliver: Option<Target>,
 }
 
 /// What an agent reports while it works.
@@ -170,6 +176,10 @@ pub enum Outcome {
     Interrupted,
     /// It was running at each of too many crashes and is not tried again.
     Parked,
+    /// A newer message of the same session took its place; what was asked still belongs to the conversation.
+    Superseded,
+    /// What was asked was added to this turn, which was running; the answer is there.
+    Absorbed(TurnId),
 }
 
 impl Outcome {
@@ -181,6 +191,8 @@ impl Outcome {
             Self::Cancelled => "cancelled",
             Self::Interrupted => "interrupted",
             Self::Parked => "parked",
+            Self::Superseded => "superseded",
+            Self::Absorbed(_) => "absorbed",
         }
     }
 }
@@ -210,6 +222,8 @@ pub struct TurnRecord {
     pub outcome: Option<Outcome>,
     /// SHA-256 of what was asked, where an idempotency key was given.
     pub fingerprint: Option<[u8; 32]>,
-    /// The turn it continued (`previous_response_id`).
+    /// The turn it continued (`previous_response_id`), or that took it up.
     pub parent: Option<TurnId>,
+    /// Where its reply goes by itself.
+    pub deliver: Option<Target>,
 }

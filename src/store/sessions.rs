@@ -11,11 +11,13 @@ use crate::model::time::Timestamp;
 const MAX_TURNS: u32 = 200;
 
 impl Store {
-    /// What the completed turns of a session said, oldest first.
+    /// What the completed turns of a session said since its last reset, and what was asked in turns that gave way to
+    /// newer messages; oldest first.
     pub async fn session_history(&self, session: SessionId) -> Result<Vec<Message>, StoreError> {
         self.read(move |connection| {
             let sql = "SELECT t.id FROM turns t JOIN sessions s ON s.id = t.session \
-                       WHERE s.name = ?1 AND t.state = 'completed' ORDER BY t.id DESC LIMIT ?2";
+                       WHERE s.name = ?1 AND t.seq >= s.fresh_from AND t.state IN ('completed', 'superseded') \
+                       ORDER BY t.seq DESC LIMIT ?2";
             let mut statement = connection.prepare_cached(sql)?;
             let turns = statement.query_map(params![session.as_str(), MAX_TURNS], |row| row.get::<_, [u8; 16]>(0))?;
             let turns: Vec<_> = turns.collect::<Result<_, _>>()?;
@@ -36,6 +38,17 @@ impl Store {
             let turns = statement.query_map(params![last.as_bytes(), MAX_TURNS], |row| row.get::<_, [u8; 16]>(0))?;
             let turns: Vec<_> = turns.collect::<Result<_, _>>()?;
             said_in(connection, turns.iter())
+        })
+        .await
+    }
+
+    /// When a session's newest turn was accepted; `None` for a session without one.
+    pub async fn last_active(&self, session: SessionId) -> Result<Option<Timestamp>, StoreError> {
+        self.read(move |connection| {
+            let sql = "SELECT t.accepted FROM turns t JOIN sessions s ON s.id = t.session \
+                       WHERE s.name = ?1 ORDER BY t.seq DESC LIMIT 1";
+            let last = connection.prepare_cached(sql)?.query_row([session.as_str()], |row| row.get(0)).optional()?;
+            Ok(last.map(Timestamp::from_millis))
         })
         .await
     }

@@ -37,6 +37,7 @@ fn turn(session: &str, text: &str) -> NewTurn {
         input: vec![Message::user(text)],
         idempotency: None,
         keep: false,
+        deliver: None,
     }
 }
 
@@ -56,9 +57,9 @@ async fn history_is_what_completed_turns_said_and_survives_a_reopen() {
         let turn = turn("s", asked);
         let id = turn.id;
         assert!(matches!(store.record_turn(turn, true).await, Ok(Recorded::New)));
-        store.end_turn(id, outcome.clone()).await.expect("ends");
+        store.end_turn(id, outcome.clone(), Ending::default()).await.expect("ends");
         assert_eq!(store.turn(id).await.expect("found").expect("there").outcome, Some(outcome));
-        assert!(store.end_turn(id, Outcome::Cancelled).await.is_err(), "a turn ends once");
+        assert!(store.end_turn(id, Outcome::Cancelled, Ending::default()).await.is_err(), "a turn ends once");
     }
     drop(store);
     owner.close();
@@ -79,7 +80,7 @@ async fn a_chain_is_its_own_history_whatever_else_was_said() {
         turn.history = last.map_or(History::Given(Vec::new()), History::Chain);
         last = Some(turn.id);
         store.record_turn(turn, true).await.expect("recorded");
-        store.end_turn(last.expect("set"), completed(&text.to_uppercase())).await.expect("ends");
+        store.end_turn(last.expect("set"), completed(&text.to_uppercase()), Ending::default()).await.expect("ends");
     }
     let history = store.chain_history(last.expect("set")).await.expect("history");
     let said: Vec<_> = history.iter().map(|message| message.content.as_str()).collect();
@@ -114,7 +115,7 @@ async fn the_next_life_runs_what_can_still_be_asked_for_and_parks_what_keeps_kil
     }
     store.claim_turn(deadly_id).await.expect("claimed");
     store.claim_turn(deadly_id).await.expect("claimed");
-    let released = store.release_unfinished(3).await.expect("released");
+    let released = store.release_unfinished(3, "parked").await.expect("released");
     assert_eq!((released.interrupted, released.parked, released.again.len()), (1, 1, 1));
     let again = &released.again[0];
     assert_eq!((again.turn.id, again.attempts), (kept_id, 1));

@@ -3,7 +3,8 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::sessions::{self, messages_of};
-use super::{Store, StoreError};
+use super::{Store, StoreError, outbox};
+use crate::model::delivery::{Delivery, Kind, NewDelivery};
 use crate::model::id::TurnId;
 use crate::model::message::{Message, Role};
 use crate::model::time::Timestamp;
@@ -27,6 +28,17 @@ pub struct Unfinished {
     pub attempts: u32,
 }
 
+/// What is stored with the end of a turn, in the same transaction.
+#[derive(Debug, Default)]
+pub struct Ending {
+    /// What goes out.
+    pub delivery: Option<NewDelivery>,
+    /// Whether the first part of it is leased at once.
+    pub lease: bool,
+    /// Turns whose messages the agent took up while it worked: they end with this one.
+    pub absorbed: Vec<TurnId>,
+}
+
 /// What a new life finds of its predecessor's work.
 #[derive(Debug, Default)]
 pub struct Released {
@@ -47,7 +59,7 @@ impl Store {
             {
                 return Ok(Recorded::Known(Box::new(known)));
             }
-            insert(connection, &turn, started)?;
+            insert(connection, &turn, started, false)?;
             Ok(Recorded::New)
         })
         .await
@@ -63,9 +75,38 @@ impl Store {
         .await
     }
 
-    /// Ends a turn: its outcome and its reply in one.
-    pub async fn end_turn(&self, id: TurnId, outcome: Outcome) -> Result<(), StoreError> {
-        self.write(move |connection| end(connection, id, &outcome)).await
+    /// Ends a turn: its outcome, its reply and what goes out in one. The first delivery, if it was to be leased and is.
+    pub async fn end_turn(&self, id: TurnId, outcome: Outcome, ending: Ending) -> Result<Option<Delivery>, StoreError> {
+        self.write(move |connection| {
+            for taken_up in &ending.absorbed {
+                for message in messages_of(connection, taken_up.as_bytes())? {
+                    say_more(connection, id, &message)?;
+                }
+                end(connection, *taken_up, &Outcome::Absorbed(id))?;
+            }
+            end(connection, id, &outcome)?;
+            match &ending.delivery {
+                Some(delivery) => outbox::insert(connection, Some(id), delivery, ending.lease, Timestamp::now()),
+                None => Ok(None),
+            }
+        })
+        .await
+    }
+
+    /// Gives a turn back that an orderly stop cut off: its successor runs it again, and the attempt counts for nothing.
+    pub async fn defer_turn(&self, id: TurnId) -> Result<(), StoreError> {
+        self.write(move |connection| {
+            let sql =
+                "UPDATE turns SET state = 'queued', deferrals = deferrals + 1 WHERE id = ?1 AND state = 'running'";
+            connection.prepare_cached(sql)?.execute([id.as_bytes()])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// What is asked in a turn, all of it.
+    pub async fn turn_input(&self, id: TurnId) -> Result<Vec<Message>, StoreError> {
+        self.read(move |connection| messages_of(connection, id.as_bytes())).await
     }
 
     /// A turn by its id.
@@ -73,26 +114,32 @@ impl Store {
         self.read(move |connection| find(connection, "t.id = ?1", id.as_bytes())).await
     }
 
-    /// Releases what the last life left unfinished. A turn that was started `max_attempts` times is parked.
-    pub async fn release_unfinished(&self, max_attempts: u32) -> Result<Released, StoreError> {
-        const UNFINISHED: &str =
-            "SELECT id, keep, attempts FROM turns WHERE state IN ('queued', 'running') ORDER BY id";
+    /// Releases what the last life left unfinished. A turn that was started `max_attempts` times and never came to an end
+    /// in order is parked; where its reply would have gone, `parked_notice` goes.
+    pub async fn release_unfinished(
+        &self,
+        max_attempts: u32,
+        parked_notice: &'static str,
+    ) -> Result<Released, StoreError> {
+        const UNFINISHED: &str = "SELECT id, keep, attempts, attempts - deferrals FROM turns \
+                                  WHERE state IN ('queued', 'running') ORDER BY session, seq";
         // Looked at first, so that a start with nothing to release costs no fsync.
         if !self.read(|connection| Ok(connection.prepare_cached(UNFINISHED)?.exists([])?)).await? {
             return Ok(Released::default());
         }
         self.write(move |connection| {
             let mut statement = connection.prepare_cached(UNFINISHED)?;
-            let rows = statement.query_map([], |row| Ok((row.get::<_, [u8; 16]>(0)?, row.get(1)?, row.get(2)?)))?;
-            let rows: Vec<([u8; 16], bool, u32)> = rows.collect::<Result<_, _>>()?;
+            let rows = statement
+                .query_map([], |row| Ok((row.get::<_, [u8; 16]>(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
+            let rows: Vec<([u8; 16], bool, u32, u32)> = rows.collect::<Result<_, _>>()?;
             let mut released = Released::default();
-            for (id, keep, attempts) in rows {
+            for (id, keep, attempts, crashes) in rows {
                 let id = TurnId::from_bytes(id);
                 if !keep {
                     end(connection, id, &Outcome::Interrupted)?;
                     released.interrupted += 1;
-                } else if attempts >= max_attempts {
-                    end(connection, id, &Outcome::Parked)?;
+                } else if crashes >= max_attempts {
+                    park(connection, id, parked_notice)?;
                     released.parked += 1;
                 } else {
                     let requeue = "UPDATE turns SET state = 'queued' WHERE id = ?1";
@@ -106,8 +153,26 @@ impl Store {
     }
 }
 
-fn insert(connection: &Connection, turn: &NewTurn, started: bool) -> Result<(), StoreError> {
+fn park(connection: &Connection, id: TurnId, notice: &str) -> Result<(), StoreError> {
+    let turn = unfinished(connection, id)?;
+    end(connection, id, &Outcome::Parked)?;
+    if let Some(target) = turn.deliver {
+        let (session, parts) = (Some(turn.session), vec![notice.to_owned()]);
+        let delivery = NewDelivery { target, kind: Kind::Notice, session, parts };
+        outbox::insert(connection, Some(id), &delivery, false, Timestamp::now())?;
+    }
+    Ok(())
+}
+
+/// Stores a turn as the newest of its session; with `fresh` the conversation begins with it.
+pub(super) fn insert(connection: &Connection, turn: &NewTurn, started: bool, fresh: bool) -> Result<(), StoreError> {
     let session = sessions::row(connection, &turn.session, turn.accepted)?;
+    let seq = "SELECT coalesce(max(seq), 0) + 1 FROM turns WHERE session = ?1";
+    let seq: i64 = connection.prepare_cached(seq)?.query_row([session], |row| row.get(0))?;
+    if fresh {
+        let sql = "UPDATE sessions SET fresh_from = ?2 WHERE id = ?1";
+        connection.prepare_cached(sql)?.execute([session, seq])?;
+    }
     let (parent, context) = match &turn.history {
         // Only a turn that may be attempted again needs it; a given history can be long.
         History::Given(messages) if turn.keep => (None, Some(serde_json::to_string(messages))),
@@ -116,8 +181,8 @@ fn insert(connection: &Connection, turn: &NewTurn, started: bool) -> Result<(), 
     };
     let context = context.transpose().map_err(|e| StoreError::Failed(e.to_string()))?;
     let sql = "INSERT INTO turns (id, session, agent, model, origin, state, keep, attempts, parent, instructions, \
-               context, idempotency_key, fingerprint, accepted) \
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
+               context, idempotency_key, fingerprint, accepted, seq, deliver) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
     connection.prepare_cached(sql)?.execute(params![
         turn.id.as_bytes(),
         session,
@@ -133,6 +198,8 @@ fn insert(connection: &Connection, turn: &NewTurn, started: bool) -> Result<(), 
         turn.idempotency.as_ref().map(|i| &i.key),
         turn.idempotency.as_ref().map(|i| &i.fingerprint),
         turn.accepted.as_millis(),
+        seq,
+        turn.deliver.as_ref().map(ToString::to_string),
     ])?;
     for (position, message) in turn.input.iter().enumerate() {
         say(connection, turn.id, position, message.role, &message.content)?;
@@ -146,14 +213,26 @@ fn say(c: &Connection, turn: TurnId, position: usize, role: Role, content: &str)
     Ok(())
 }
 
+/// Adds a message to those of a turn.
+pub(super) fn say_more(connection: &Connection, turn: TurnId, message: &Message) -> Result<(), StoreError> {
+    let sql = "SELECT count(*) FROM messages WHERE turn = ?1";
+    let position: i64 = connection.prepare_cached(sql)?.query_row([turn.as_bytes()], |row| row.get(0))?;
+    say(connection, turn, usize::try_from(position).unwrap_or(0), message.role, &message.content)
+}
+
 fn end(connection: &Connection, id: TurnId, outcome: &Outcome) -> Result<(), StoreError> {
     let (finish, usage, error) = match outcome {
         Outcome::Completed { finish, usage, .. } => (Some(finish_word(*finish)), Some(*usage), None),
         Outcome::Failed { failure, message } => (Some(failure_word(*failure)), None, Some(message)),
         Outcome::Cancelled | Outcome::Interrupted | Outcome::Parked => (None, None, None),
+        Outcome::Superseded | Outcome::Absorbed(_) => (None, None, None),
+    };
+    let absorbed_by = match outcome {
+        Outcome::Absorbed(by) => Some(by.as_bytes()),
+        _ => None,
     };
     let sql = "UPDATE turns SET state = ?2, ended = ?3, finish = ?4, input_tokens = ?5, output_tokens = ?6, \
-               error = ?7, context = NULL WHERE id = ?1 AND state IN ('queued', 'running')";
+               error = ?7, context = NULL, parent = coalesce(?8, parent) WHERE id = ?1 AND state IN ('queued', 'running')";
     let ended = connection.prepare_cached(sql)?.execute(params![
         id.as_bytes(),
         outcome.label(),
@@ -162,14 +241,13 @@ fn end(connection: &Connection, id: TurnId, outcome: &Outcome) -> Result<(), Sto
         usage.map(|u| u.input_tokens as i64),
         usage.map(|u| u.output_tokens as i64),
         error,
+        absorbed_by,
     ])?;
     if ended == 0 {
         return Err(StoreError::Failed(format!("turn {id} has ended already")));
     }
     if let Outcome::Completed { text, .. } = outcome {
-        let sql = "SELECT count(*) FROM messages WHERE turn = ?1";
-        let position: i64 = connection.prepare_cached(sql)?.query_row([id.as_bytes()], |row| row.get(0))?;
-        say(connection, id, usize::try_from(position).unwrap_or(0), Role::Assistant, text)?;
+        say_more(connection, id, &Message { role: Role::Assistant, content: text.clone() })?;
     }
     Ok(())
 }
@@ -190,7 +268,8 @@ fn failure_word(failure: Failure) -> &'static str {
 }
 
 const COLUMNS: &str = "t.id, t.agent, t.model, t.origin, t.state, t.keep, t.attempts, t.accepted, t.instructions, \
-                       t.finish, t.input_tokens, t.output_tokens, t.error, t.fingerprint, t.parent, s.name AS session";
+                       t.finish, t.input_tokens, t.output_tokens, t.error, t.fingerprint, t.parent, t.deliver, \
+                       s.name AS session";
 
 fn find(
     connection: &Connection,
@@ -205,6 +284,7 @@ fn find(
 fn record(connection: &Connection, row: &Row<'_>) -> Result<TurnRecord, StoreError> {
     let id: [u8; 16] = row.get("id")?;
     let (session, origin): (String, String) = (row.get("session")?, row.get("origin")?);
+    let deliver: Option<String> = row.get("deliver")?;
     let damaged = |what: &str| StoreError::Failed(format!("turn {} has a damaged {what}", TurnId::from_bytes(id)));
     Ok(TurnRecord {
         id: TurnId::from_bytes(id),
@@ -219,6 +299,7 @@ fn record(connection: &Connection, row: &Row<'_>) -> Result<TurnRecord, StoreErr
         outcome: outcome(connection, row, &id)?,
         fingerprint: row.get("fingerprint")?,
         parent: row.get::<_, Option<[u8; 16]>>("parent")?.map(TurnId::from_bytes),
+        deliver: deliver.map(|text| text.parse()).transpose().map_err(|_| damaged("target"))?,
     })
 }
 
@@ -244,6 +325,11 @@ fn outcome(connection: &Connection, row: &Row<'_>, id: &[u8; 16]) -> Result<Opti
         "cancelled" => Outcome::Cancelled,
         "interrupted" => Outcome::Interrupted,
         "parked" => Outcome::Parked,
+        "superseded" => Outcome::Superseded,
+        "absorbed" => {
+            let by: Option<[u8; 16]> = row.get("parent")?;
+            Outcome::Absorbed(by.map_or_else(|| TurnId::from_bytes(*id), TurnId::from_bytes))
+        }
         other => return Err(StoreError::Failed(format!("unknown state '{other}' of a turn"))),
     }))
 }
@@ -273,5 +359,6 @@ fn unfinished(connection: &Connection, id: TurnId) -> Result<NewTurn, StoreError
         // A known key leads to this turn already.
         idempotency: None,
         keep: true,
+        deliver: known.deliver,
     })
 }
