@@ -58,6 +58,8 @@ pub struct Config {
     pub agents: BTreeMap<String, agent::Config>,
     /// Where replies can go.
     pub platforms: BTreeMap<String, platform::Config>,
+    /// Programs that tell something.
+    pub webhooks: BTreeMap<String, http::webhooks::Config>,
     /// What is logged.
     pub log_level: Level,
     /// How long running turns may go on at a stop.
@@ -133,6 +135,7 @@ impl Config {
             ("http.body_timeout".into(), in_words(self.http.body_timeout)),
             ("turns.max_running".into(), self.turns.max_running.to_string()),
             ("turns.max_queued".into(), self.turns.max_queued.to_string()),
+            ("turns.max_attempts".into(), self.turns.max_attempts.to_string()),
             ("turns.timeout".into(), in_words(self.turns.timeout)),
             ("agents.default".into(), self.default_agent.clone()),
             ("log.level".into(), self.log_level.to_string()),
@@ -142,6 +145,7 @@ impl Config {
         facts.extend(
             self.platforms.iter().map(|(name, platform)| (format!("platforms.{name}"), format!("{platform:?}"))),
         );
+        facts.extend(self.webhooks.iter().map(|(name, webhook)| (format!("webhooks.{name}"), format!("{webhook:?}"))));
         facts.extend(self.agents.iter().map(|(name, agent)| (format!("agents.{name}"), format!("{agent:?}"))));
         facts
     }

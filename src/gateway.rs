@@ -37,9 +37,6 @@ pub use outbox::Outbox;
 pub use reply::PARKED_NOTICE;
 use turn::Assignment;
 
-/// How many times a turn is started before it is taken for the reason why the gateway dies.
-pub const MAX_ATTEMPTS: u32 = 3;
-
 /// The bounds of the gateway's work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -49,6 +46,8 @@ pub struct Config {
     pub max_queued: usize,
     /// Longest time that an agent may work on a turn.
     pub timeout: Duration,
+    /// How many times a turn is started before it is taken for the reason why the gateway dies.
+    pub max_attempts: u32,
 }
 
 /// Why a turn was not taken. Nothing of it is kept.

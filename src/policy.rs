@@ -5,3 +5,4 @@ pub mod lives;
 pub mod session;
 pub mod signature;
 pub mod split;
+pub mod template;

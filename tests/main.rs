@@ -3,6 +3,7 @@
 //! Tests wait for facts. What needs root or systemd says so loudly when it skips, and never skips in CI.
 
 mod clients;
+mod crashes;
 mod gateway;
 mod http_input;
 mod layers;
@@ -10,6 +11,8 @@ mod machine;
 mod notify;
 mod openai_agent;
 mod pid_fallback;
+mod receiver;
 mod reload;
 mod store_faults;
 mod systemd;
+mod webhooks;

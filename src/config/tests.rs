@@ -67,6 +67,7 @@ fn the_default_file_documents_every_key_with_its_default() {
         assert!(DEFAULT_FILE.contains(name), "{key} is documented");
     }
     assert!(given.contains_key("agents.gpt") && given.contains_key("platforms.ops"));
+    assert!(given.contains_key("webhooks.issues"));
 }
 
 #[test]

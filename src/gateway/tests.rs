@@ -32,7 +32,7 @@ fn world(config: Config) -> World {
 }
 
 fn config() -> Config {
-    Config { max_running: 4, max_queued: 8, timeout: Duration::from_secs(7200) }
+    Config { max_running: 4, max_queued: 8, timeout: Duration::from_secs(7200), max_attempts: 3 }
 }
 
 fn turn(session: &str, agent: &str, text: &str) -> NewTurn {
@@ -139,7 +139,7 @@ async fn a_stop_leaves_to_the_successor_what_can_still_be_asked_for() {
         assert_eq!(ticket.watch.outcome().await, Outcome::Interrupted);
     }
     assert!(world.tasks.join(Duration::from_secs(10)).await.is_empty());
-    let released = world.store.release_unfinished(MAX_ATTEMPTS, "parked").await.expect("released");
+    let released = world.store.release_unfinished(3, "parked").await.expect("released");
     assert_eq!(released.again.iter().map(|u| u.turn.id).collect::<Vec<_>>(), [kept_id]);
     assert_eq!(world.store.turn(lost_id).await.expect("read").expect("there").outcome, Some(Outcome::Interrupted));
 }
