@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+mod inbox;
+
 use super::*;
 use crate::agent::{Config as AgentConfig, echo};
 use crate::model::message::Message;
