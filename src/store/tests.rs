@@ -1,5 +1,7 @@
 //! The store against real files.
 
+mod outbox;
+
 use super::*;
 use crate::model::id::TurnId;
 use crate::model::message::Message;
