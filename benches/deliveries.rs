@@ -51,12 +51,14 @@ fn main() {
     let waiting = Waiting::default();
     let callback = runtime.block_on(serve(receiver(waiting.clone())));
     let gateway = Gateway::start(dir.path(), &configuration(dir.path(), callback));
-    println!("{:>5} {:>12} {:>9} {:>9} {:>12}", "conn", "messages/s", "p50 ms", "p99 ms", "per fsync/s");
+    println!("{:>5} {:>12} {:>9} {:>9} {:>12} {:>12}", "conn", "messages/s", "p50 ms", "p99 ms", "per fsync/s", "cpu us each");
     for connections in CONNECTIONS {
+        let before = gateway.cpu();
         let (per_second, times) = runtime.block_on(load(gateway.address, &waiting, connections));
+        let cpu = (gateway.cpu() - before).as_secs_f64() * 1e6 / times.len() as f64;
         let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
         let ratio = per_second / pace;
-        println!("{connections:>5} {per_second:>12.0} {:>9.2} {:>9.2} {ratio:>12.2}", at(0.5), at(0.99));
+        println!("{connections:>5} {per_second:>12.0} {:>9.2} {:>9.2} {ratio:>12.2} {cpu:>12.0}", at(0.5), at(0.99));
     }
     println!("\nresident memory after that: {:.1} MiB", gateway.resident());
     drop(gateway);

@@ -41,6 +41,8 @@ impl Gateway {
             format!("[http]\nlisten = [\"{address}\"]\n[log]\nlevel = \"warn\"\n{toml}"),
         )
         .expect("written");
+        // What an earlier gateway in this directory had.
+        let _none = std::fs::remove_file(dir.join("notify"));
         let notify = UnixDatagram::bind(dir.join("notify")).expect("a notify socket");
         notify.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
         let mut command = Command::new("/bin/sh");
@@ -57,6 +59,13 @@ impl Gateway {
 }
 
 impl Gateway {
+    /// Processor time so far, over all threads.
+    pub fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("it runs");
+        let fields: Vec<u64> = stat.split_ascii_whitespace().skip(13).take(2).filter_map(|n| n.parse().ok()).collect();
+        Duration::from_millis(fields.iter().sum::<u64>() * 1000 / rustix::param::clock_ticks_per_second())
+    }
+
     /// Resident memory, in MiB.
     pub fn resident(&self) -> f64 {
         let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.child.id())).expect("it runs");
