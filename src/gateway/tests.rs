@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 mod inbox;
+mod machine;
 
 use super::*;
 use crate::agent::{Config as AgentConfig, echo};

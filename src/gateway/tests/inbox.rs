@@ -4,7 +4,7 @@ use super::*;
 use crate::model::address::{Cursor, Source};
 use crate::policy::session::{Reset, Rules};
 
-fn message(session: &str, id: &str, text: &str, rules: Rules) -> Inbound {
+pub fn message(session: &str, id: &str, text: &str, rules: Rules) -> Inbound {
     Inbound {
         source: Source { platform: "p".into(), account: "a".into(), message: id.into() },
         session: session.parse().expect("an id"),
@@ -15,12 +15,12 @@ fn message(session: &str, id: &str, text: &str, rules: Rules) -> Inbound {
     }
 }
 
-async fn receive(world: &World, message: Inbound) -> Taken {
+pub async fn receive(world: &World, message: Inbound) -> Taken {
     world.gateway.receive(vec![message], None).await.expect("taken")[0]
 }
 
 /// How a turn ended.
-async fn outcome(world: &World, turn: TurnId) -> Outcome {
+pub async fn outcome(world: &World, turn: TurnId) -> Outcome {
     let (_, mut watch) = world.gateway.find(turn).await.expect("read").expect("there");
     watch.outcome().await
 }
@@ -32,7 +32,7 @@ async fn spoken(world: &World, turn: TurnId) {
 }
 
 /// A world whose default agent takes its time for each word.
-fn slow_world(delay: Duration) -> World {
+pub fn slow_world(delay: Duration) -> World {
     let world = world(config());
     let slow = AgentConfig::Echo(echo::Config { delay });
     let agents = Agents::new("echo", &BTreeMap::from([("echo".into(), slow)]), None);
