@@ -51,7 +51,10 @@ fn main() {
     let waiting = Waiting::default();
     let callback = runtime.block_on(serve(receiver(waiting.clone())));
     let gateway = Gateway::start(dir.path(), &configuration(dir.path(), callback));
-    println!("{:>5} {:>12} {:>9} {:>9} {:>12} {:>12}", "conn", "messages/s", "p50 ms", "p99 ms", "per fsync/s", "cpu us each");
+    println!(
+        "{:>5} {:>12} {:>9} {:>9} {:>12} {:>12}",
+        "conn", "messages/s", "p50 ms", "p99 ms", "per fsync/s", "cpu us each"
+    );
     for connections in CONNECTIONS {
         let before = gateway.cpu();
         let (per_second, times) = runtime.block_on(load(gateway.address, &waiting, connections));

@@ -114,6 +114,7 @@ fn a_clock_that_jumps_in_the_middle_changes_neither_order_nor_number() {
              WHERE s.name = 'webhook:in' AND m.role = 'user' ORDER BY t.seq",
         )
         .expect("prepared");
-    let said: Vec<String> = statement.query_map([], |row| row.get(0)).expect("read").map(|r| r.expect("text")).collect();
+    let said: Vec<String> =
+        statement.query_map([], |row| row.get(0)).expect("read").map(|r| r.expect("text")).collect();
     assert_eq!(said, expected, "history is in the order in which it was made");
 }
