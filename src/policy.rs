@@ -2,4 +2,5 @@
 
 pub mod backoff;
 pub mod lives;
+pub mod signature;
 pub mod split;
