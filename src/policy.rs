@@ -4,3 +4,4 @@ pub mod backoff;
 pub mod lives;
 pub mod signature;
 pub mod split;
+pub mod template;
