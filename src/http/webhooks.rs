@@ -26,7 +26,7 @@ use crate::model::address::{Source, Target};
 use crate::model::id::SessionId;
 use crate::model::time::Timestamp;
 use crate::policy::session::Rules;
-use crate::policy::signature::{self, Scheme};
+use crate::policy::signature::{self, EventType, Scheme};
 use crate::policy::template::Template;
 use crate::secret::{self, ExposeSecret};
 
@@ -129,11 +129,12 @@ pub async fn receive(
     if let Some(answer) = handshake(&hook.config.scheme, &payload) {
         return Ok(answer);
     }
-    let events = signature::event_types(&hook.config.scheme, |name| text(&parts.headers, name), &payload);
-    if !hook.wants(&events) {
-        return Ok(Json(json!({ "status": "ignored", "events": events })).into_response());
+    let event = signature::event_type(&hook.config.scheme, &|name: &str| text(&parts.headers, name), &payload);
+    if !hook.wants(event.as_ref()) {
+        let event = event.map(|event| event.name);
+        return Ok(Json(json!({ "status": "ignored", "event": event })).into_response());
     }
-    let inbound = hook.inbound(delivery_id, events.first().map_or("", String::as_str), &payload, &body);
+    let inbound = hook.inbound(delivery_id, event.as_ref().map_or("", |event| &event.name), &payload, &body);
     let session = inbound.session.clone();
     let taken = api.gateway.receive(vec![inbound], None).await?;
     let taken = taken.first().ok_or_else(ApiError::internal)?;
@@ -157,7 +158,7 @@ impl Webhook {
         })?;
         let secret = secret.expose_secret().as_bytes();
         let lookup = |name: &str| text(headers, name);
-        let verified = signature::verify(&config.scheme, secret, lookup, body, Timestamp::now(), config.tolerance);
+        let verified = signature::verify(&config.scheme, secret, &lookup, body, Timestamp::now(), config.tolerance);
         let verified = verified.map_err(|refused| {
             tracing::warn!(webhook = self.name, reason = %refused, "refused a webhook");
             ApiError::unsigned(&refused)
@@ -165,11 +166,11 @@ impl Webhook {
         Ok(verified.delivery_id)
     }
 
-    fn wants(&self, events: &[String]) -> bool {
+    fn wants(&self, event: Option<&EventType>) -> bool {
         // GitHub asks whether anybody is there; that is nothing for an agent.
-        let ping = self.config.scheme == Scheme::GitHub && events.iter().any(|event| event == "ping");
+        let ping = self.config.scheme == Scheme::GitHub && event.is_some_and(|event| event.name == "ping");
         let wanted = &self.config.events;
-        !ping && (wanted.is_empty() || events.iter().any(|event| wanted.contains(event)))
+        !ping && (wanted.is_empty() || event.is_some_and(|event| wanted.iter().any(|name| event.matches(name))))
     }
 
     fn inbound(&self, delivery_id: Option<String>, event: &str, payload: &Value, body: &Bytes) -> Inbound {

@@ -98,8 +98,8 @@ fn scheme(entry: &mut Section<'_>, place: &Origin, problems: &mut Vec<Problem>) 
         "hmac" => {
             let signature = entry.parsed("header", "the name of a header", problems, header);
             let timestamp_header = entry.parsed("timestamp_header", "the name of a header", problems, header);
-            let header = signature.unwrap_or_else(|| "X-Webhook-Signature".into());
-            return Some(Scheme::Hmac { header, timestamp_header });
+            let signature_header = signature.unwrap_or_else(|| Scheme::SIGNATURE_HEADER.into());
+            return Some(Scheme::Hmac { signature_header, timestamp_header });
         }
         "" => None,
         other => {
