@@ -1,5 +1,6 @@
 //! The tables, and how an older store becomes a newer one. A released step is never edited; a new one is appended.
 
+use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
@@ -23,6 +24,9 @@ pub fn open(path: &Path) -> Result<Connection, OpenError> {
     let failed = |e| OpenError::from_sqlite(path, e);
     let exists = path.metadata().is_ok_and(|meta| meta.len() > 0);
     let found = if exists { inspect(path)? } else { 0 };
+    if !exists {
+        sync_way_to(path);
+    }
     let connection = Connection::open(path).map_err(failed)?;
     connection.busy_timeout(BUSY).map_err(failed)?;
     connection.set_prepared_statement_cache_capacity(64);
@@ -42,6 +46,16 @@ pub fn open_reader(path: &Path) -> Result<Connection, OpenError> {
     connection.busy_timeout(BUSY).map_err(failed)?;
     connection.execute_batch(&format!("PRAGMA cache_size = -{CACHE_KIB};")).map_err(failed)?;
     Ok(connection)
+}
+
+/// Makes the names durable that lead to a new store: its directory may be as new, whoever made it, and SQLite syncs only
+/// that one, not the names above.
+fn sync_way_to(path: &Path) {
+    let directory = path.parent().and_then(|directory| directory.canonicalize().ok());
+    for directory in directory.iter().flat_map(|directory| directory.ancestors()) {
+        // What we may not open we did not make.
+        let _not_ours = File::open(directory).and_then(|directory| directory.sync_all());
+    }
 }
 
 /// The schema version of an existing file, found without writing to it.
