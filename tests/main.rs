@@ -10,6 +10,7 @@ mod machine;
 mod notify;
 mod openai_agent;
 mod pid_fallback;
+mod power_loss;
 mod reload;
 mod store_faults;
 mod systemd;
