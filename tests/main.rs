@@ -12,6 +12,7 @@ mod machine;
 mod notify;
 mod openai_agent;
 mod pid_fallback;
+mod power_loss;
 mod receiver;
 mod reload;
 mod store_faults;

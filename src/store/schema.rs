@@ -1,10 +1,11 @@
 //! The tables, and how an older store becomes a newer one. A released step is never edited; a new one is appended.
 
+use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, ffi};
 
 use super::error::OpenError;
 
@@ -24,6 +25,9 @@ pub fn open(path: &Path) -> Result<Connection, OpenError> {
     let failed = |e| OpenError::from_sqlite(path, e);
     let exists = path.metadata().is_ok_and(|meta| meta.len() > 0);
     let found = if exists { inspect(path)? } else { 0 };
+    if !exists {
+        sync_way_to(path);
+    }
     let connection = Connection::open(path).map_err(failed)?;
     connection.busy_timeout(BUSY).map_err(failed)?;
     connection.set_prepared_statement_cache_capacity(64);
@@ -50,15 +54,40 @@ pub fn open_reader(path: &Path) -> Result<Connection, OpenError> {
     Ok(connection)
 }
 
+/// Makes the names durable that lead to a new store: its directory may be as new, whoever made it, and SQLite syncs only
+/// that one, not the names above.
+fn sync_way_to(path: &Path) {
+    let directory = path.parent().and_then(|directory| directory.canonicalize().ok());
+    for directory in directory.iter().flat_map(|directory| directory.ancestors()) {
+        // What we may not open we did not make.
+        let _not_ours = File::open(directory).and_then(|directory| directory.sync_all());
+    }
+}
+
 /// The schema version of an existing file, found without writing to it.
 fn inspect(path: &Path) -> Result<i64, OpenError> {
+    match open_reader(path).and_then(|reader| version(&reader, path)) {
+        // A crash while the file was made: SQLite undoes what is half done, but only for one who may write.
+        Err(OpenError::Failed { source, .. }) if is_half_done(&source) => {
+            let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            let writer = Connection::open_with_flags(path, flags).map_err(|e| OpenError::from_sqlite(path, e))?;
+            version(&writer, path)
+        }
+        found => found,
+    }
+}
+
+fn is_half_done(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().is_some_and(|error| error.extended_code == ffi::SQLITE_READONLY_ROLLBACK)
+}
+
+fn version(connection: &Connection, path: &Path) -> Result<i64, OpenError> {
     let failed = |e| OpenError::from_sqlite(path, e);
-    let reader = open_reader(path)?;
-    let number = |pragma: &str| reader.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i64>(0));
+    let number = |pragma: &str| connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i64>(0));
     let (version, application) = (number("user_version").map_err(failed)?, number("application_id").map_err(failed)?);
     // A crash right after the file was made leaves an empty database, which is anybody's.
-    let tables: i64 = reader.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
-    if application != APPLICATION_ID && tables > 0 {
+    let tables = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));
+    if application != APPLICATION_ID && tables.map_err(failed)? > 0 {
         return Err(OpenError::Foreign { path: path.to_owned() });
     }
     let known = STEPS.len() as i64;
