@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::routing::post;
-use hermes_gateway::agent::{Agent, Config, Events, Prompt, Steering, echo};
+use hermes_gateway::agent::{Agent, Config, Events, Prompt, Report, Steering, echo};
+use hermes_gateway::model::id::TurnId;
 use hermes_gateway::model::message::Message;
 use hermes_gateway::model::turn::TurnEvent;
 use http_body_util::BodyExt;
@@ -74,10 +75,12 @@ fn endpoint_without_store() -> Router {
         let said = request["messages"][0]["content"].as_str().expect("text");
         let agent = Agent::new(&Config::Echo(echo::Config::default()));
         let (events, mut heard) = Events::channel();
-        let prompt = Prompt { instructions: None, messages: vec![Message::user(said)] };
+        let (session, turn) = ("s".parse().expect("an id"), TurnId::new());
+        let messages = vec![Message::user(said)];
+        let prompt = Prompt { session, turn, memory: None, instructions: None, messages };
         let listen = async {
             let mut text = String::new();
-            while let Some(TurnEvent::Text(piece)) = heard.recv().await {
+            while let Some(Report::Said(TurnEvent::Text(piece))) = heard.recv().await {
                 text.push_str(&piece);
             }
             text

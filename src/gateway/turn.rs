@@ -12,7 +12,7 @@ use super::gathering::Gathering;
 use super::lanes::{Lane, Place};
 use super::live::{Cut, Live};
 use super::{Gateway, Settings, SubmitError, Ticket, dice, reply};
-use crate::agent::{Agent, Events, Prompt, Steering};
+use crate::agent::{Agent, Events, Prompt, Report, Steering};
 use crate::fault;
 use crate::meter::TurnLabels;
 use crate::model::disposition::Disposition;
@@ -211,7 +211,7 @@ impl Gateway {
             Ok(prompt) => prompt,
             Err(e) => return (store_failed(&e), Vec::new()),
         };
-        match tokio::time::timeout(timeout, ask_patiently(agent, &prompt, live)).await {
+        match tokio::time::timeout(timeout, self.ask_patiently(agent, &prompt, turn, live)).await {
             Err(_) => {
                 let message = format!("the agent took longer than {}", in_words(timeout));
                 (Outcome::Failed { failure: Failure::Timeout, message }, Vec::new())
@@ -237,7 +237,11 @@ impl Gateway {
         let note = (attempts > 0).then(|| CUT_OFF_BEFORE.to_owned());
         let instructions: Vec<_> = turn.instructions.clone().into_iter().chain(note).collect();
         let instructions = (!instructions.is_empty()).then(|| instructions.join("\n\n"));
-        Ok(Prompt { instructions, messages })
+        let memory = match agent.remembers() {
+            true => self.inner.store.memory(turn.session.clone(), turn.agent.clone()).await?,
+            false => None,
+        };
+        Ok(Prompt { session: turn.session.clone(), turn: turn.id, memory, instructions, messages })
     }
 
     /// Stores the end, then tells it.
@@ -331,58 +335,99 @@ fn cut_off(turn: &NewTurn, live: &Live, begun: bool) -> Work {
     }
 }
 
-/// Asks again while the agent says "later" and has not begun to speak.
-async fn ask_patiently(agent: &Agent, prompt: &Prompt, live: &Live) -> Result<(TurnEnd, Vec<TurnId>), AgentError> {
-    for attempt in 1.. {
-        let error = match ask(agent, prompt, live).await {
-            Ok(end) => return Ok(end),
-            Err(error) => error,
-        };
-        let wait = match error.disposition {
-            Disposition::Retry { after } if !live.has_spoken() => AGENT_BACKOFF.after(attempt, after, dice()),
-            _ => None,
-        };
-        let Some(wait) = wait else { return Err(error) };
-        tracing::warn!(error = %error, attempt, wait_ms = wait.as_millis() as u64, "the agent is asked again");
-        tokio::time::sleep(wait).await;
+impl Gateway {
+    /// Asks again while the agent says "later" and has not begun to speak.
+    async fn ask_patiently(
+        &self,
+        agent: &Agent,
+        prompt: &Prompt,
+        turn: &NewTurn,
+        live: &Live,
+    ) -> Result<(TurnEnd, Vec<TurnId>), AgentError> {
+        for attempt in 1.. {
+            let error = match self.ask(agent, prompt, turn, live).await {
+                Ok(end) => return Ok(end),
+                Err(error) => error,
+            };
+            let wait = match error.disposition {
+                Disposition::Retry { after } if !live.has_spoken() => AGENT_BACKOFF.after(attempt, after, dice()),
+                _ => None,
+            };
+            let Some(wait) = wait else { return Err(error) };
+            tracing::warn!(error = %error, attempt, wait_ms = wait.as_millis() as u64, "the agent is asked again");
+            tokio::time::sleep(wait).await;
+        }
+        unreachable!("attempts are counted for ever")
     }
-    unreachable!("attempts are counted for ever")
-}
 
-/// One attempt: the agent's events go to the watchers; its panic is an error of this turn only. Its end, and the turns
-/// that it took up.
-async fn ask(agent: &Agent, prompt: &Prompt, live: &Live) -> Result<(TurnEnd, Vec<TurnId>), AgentError> {
-    let (steer, mut steering) = Steering::channel();
-    live.set_steering(agent.can_be_steered().then_some(steer));
-    let end = listen(agent, prompt, live, &mut steering).await?;
-    Ok((end, steering.taken()))
-}
+    /// One attempt: the agent's events go to the watchers; its panic is an error of this turn only. Its end, and the
+    /// turns that it took up.
+    async fn ask(
+        &self,
+        agent: &Agent,
+        prompt: &Prompt,
+        turn: &NewTurn,
+        live: &Live,
+    ) -> Result<(TurnEnd, Vec<TurnId>), AgentError> {
+        let (steer, mut steering) = Steering::channel();
+        live.set_steering(agent.can_be_steered().then_some(steer));
+        let end = self.listen(agent, prompt, turn, live, &mut steering).await?;
+        Ok((end, steering.taken()))
+    }
 
-async fn listen(agent: &Agent, prompt: &Prompt, live: &Live, steering: &mut Steering) -> Result<TurnEnd, AgentError> {
-    let (events, mut heard) = Events::channel();
-    let work = std::panic::AssertUnwindSafe(agent.turn(prompt.clone(), events, steering)).catch_unwind();
-    let mut work = Box::pin(work);
-    let mut end = None;
-    loop {
-        // The pipe is closed when the agent is through, and it is emptied before the end counts.
-        tokio::select! {
-            result = &mut work, if end.is_none() => end = Some(result),
-            event = heard.recv() => {
-                let Some(event) = event else { break };
-                if !live.add(event) {
-                    return Ok(TurnEnd { finish: Finish::Length, usage: None });
+    async fn listen(
+        &self,
+        agent: &Agent,
+        prompt: &Prompt,
+        turn: &NewTurn,
+        live: &Live,
+        steering: &mut Steering,
+    ) -> Result<TurnEnd, AgentError> {
+        let (events, mut heard) = Events::channel();
+        let work = std::panic::AssertUnwindSafe(agent.turn(prompt.clone(), events, steering)).catch_unwind();
+        let mut work = Box::pin(work);
+        let mut end = None;
+        loop {
+            // The pipe is closed when the agent is through, and it is emptied before the end counts.
+            tokio::select! {
+                result = &mut work, if end.is_none() => end = Some(result),
+                report = heard.recv() => {
+                    let Some(report) = report else { break };
+                    if !self.hear(report, turn, live).await {
+                        return Ok(TurnEnd { finish: Finish::Length, usage: None });
+                    }
                 }
             }
         }
+        let result = match end {
+            Some(result) => result,
+            None => work.await,
+        };
+        result.unwrap_or_else(|panic| {
+            tracing::error!(panic = panic_text(panic.as_ref()), "an agent panicked");
+            Err(AgentError { disposition: Disposition::Reject, message: "the agent failed inside the gateway".into() })
+        })
     }
-    let result = match end {
-        Some(result) => result,
-        None => work.await,
-    };
-    result.unwrap_or_else(|panic| {
-        tracing::error!(panic = panic_text(panic.as_ref()), "an agent panicked");
-        Err(AgentError { disposition: Disposition::Reject, message: "the agent failed inside the gateway".into() })
-    })
+
+    /// Takes what an agent reports; whether there is room for more.
+    async fn hear(&self, report: Report, turn: &NewTurn, live: &Live) -> bool {
+        match report {
+            Report::Said(event) => return live.add(event),
+            Report::Remember(text, stored) => {
+                match self.inner.store.remember(turn.session.clone(), turn.agent.clone(), text).await {
+                    Ok(()) => drop(stored.send(())),
+                    // Dropping the sender tells the agent.
+                    Err(e) => tracing::error!(error = %e, "what an agent has to remember could not be stored"),
+                }
+            }
+            Report::Resumed => {
+                if let Err(e) = self.inner.store.forgive_turn(turn.id).await {
+                    tracing::warn!(error = %e, "an attempt that goes on will count as one that failed");
+                }
+            }
+        }
+        true
+    }
 }
 
 fn store_failed(error: &StoreError) -> Outcome {

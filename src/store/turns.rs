@@ -104,6 +104,16 @@ impl Store {
         .await
     }
 
+    /// The attempt that runs goes on where an earlier one was cut off, so that one counts for nothing.
+    pub async fn forgive_turn(&self, id: TurnId) -> Result<(), StoreError> {
+        self.write(move |connection| {
+            let sql = "UPDATE turns SET deferrals = attempts - 1 WHERE id = ?1 AND state = 'running'";
+            connection.prepare_cached(sql)?.execute([id.as_bytes()])?;
+            Ok(())
+        })
+        .await
+    }
+
     /// What is asked in a turn, all of it.
     pub async fn turn_input(&self, id: TurnId) -> Result<Vec<Message>, StoreError> {
         self.read(move |connection| messages_of(connection, id.as_bytes())).await

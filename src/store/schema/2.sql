@@ -15,6 +15,14 @@ CREATE INDEX turns_ended ON turns (ended) WHERE ended IS NOT NULL;
 -- The conversation begins with this turn; earlier ones are kept and fall silent.
 ALTER TABLE sessions ADD COLUMN fresh_from INTEGER NOT NULL DEFAULT 0;
 
+-- What agents keep of a session between two turns, each in its own words.
+CREATE TABLE memories (
+    session  INTEGER NOT NULL REFERENCES sessions,
+    agent    TEXT    NOT NULL,
+    content  TEXT    NOT NULL,
+    PRIMARY KEY (session, agent)
+) STRICT, WITHOUT ROWID;
+
 -- Messages that platforms brought: each becomes part of a turn once, however often it is brought.
 CREATE TABLE inbox (
     platform  TEXT    NOT NULL,
