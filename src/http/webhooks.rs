@@ -26,7 +26,7 @@ use crate::model::address::{Source, Target};
 use crate::model::id::SessionId;
 use crate::model::time::Timestamp;
 use crate::policy::session::Rules;
-use crate::policy::signature::{self, EventType, Scheme};
+use crate::policy::signature::{self, EventType, Refused, Scheme};
 use crate::policy::template::Template;
 use crate::secret::{self, ExposeSecret};
 
@@ -159,9 +159,15 @@ impl Webhook {
         let secret = secret.expose_secret().as_bytes();
         let lookup = |name: &str| text(headers, name);
         let verified = signature::verify(&config.scheme, secret, &lookup, body, Timestamp::now(), config.tolerance);
-        let verified = verified.map_err(|refused| {
-            tracing::warn!(webhook = self.name, reason = %refused, "refused a webhook");
-            ApiError::unsigned(&refused)
+        let verified = verified.map_err(|refused| match refused {
+            Refused::Secret(e) => {
+                tracing::error!(webhook = self.name, error = %e, "the webhook's secret is of no use: nobody is let in");
+                ApiError::internal()
+            }
+            refused => {
+                tracing::warn!(webhook = self.name, reason = %refused, "refused a webhook");
+                ApiError::unsigned(&refused)
+            }
         })?;
         Ok(verified.delivery_id)
     }
