@@ -50,7 +50,8 @@ fn main() {
     println!("fdatasync on this disk, one after the other: {pace:.0}/s\n");
     let waiting = Waiting::default();
     let callback = runtime.block_on(serve(receiver(waiting.clone())));
-    let gateway = Gateway::start(dir.path(), &configuration(dir.path(), callback));
+    let configuration = configuration(dir.path(), callback);
+    let gateway = Gateway::start(dir.path(), &configuration);
     println!(
         "{:>5} {:>12} {:>9} {:>9} {:>12} {:>12}",
         "conn", "messages/s", "p50 ms", "p99 ms", "per fsync/s", "cpu us each"
@@ -65,7 +66,7 @@ fn main() {
     }
     println!("\nresident memory after that: {:.1} MiB", gateway.resident());
     drop(gateway);
-    large_store(dir.path());
+    large_store(dir.path(), &configuration);
 }
 
 fn configuration(dir: &Path, callback: SocketAddr) -> String {
@@ -138,7 +139,7 @@ async fn sender(gateway: SocketAddr, name: String, waiting: Waiting, until: Inst
 }
 
 /// A start on a store of years.
-fn large_store(dir: &Path) {
+fn large_store(dir: &Path, configuration: &str) {
     let store = Connection::open(dir.join("state/gateway.db")).expect("the gateway's store");
     fill(&store);
     let size: i64 = store
@@ -148,7 +149,7 @@ fn large_store(dir: &Path) {
     let mut starts: Vec<_> = (0..9)
         .map(|_| {
             let began = Instant::now();
-            let gateway = Gateway::start(dir, "");
+            let gateway = Gateway::start(dir, &configuration);
             (began.elapsed(), gateway.resident())
         })
         .collect();

@@ -30,6 +30,8 @@ pub struct Gateway {
     child: Child,
     pub address: SocketAddr,
     pub key: String,
+    /// Whom it tells how it is.
+    _notify: UnixDatagram,
 }
 
 impl Gateway {
@@ -54,7 +56,7 @@ impl Gateway {
         let mut buffer = [0; 4096];
         while !notify.recv(&mut buffer).map(|n| buffer[..n].starts_with(b"READY=1")).expect("READY=1 in time") {}
         let key = std::fs::read_to_string(dir.join("state/api-key")).expect("the key").trim().to_owned();
-        Self { child, address, key }
+        Self { child, address, key, _notify: notify }
     }
 }
 

@@ -33,7 +33,6 @@ use rig::{Gateway, fdatasync_pace, serve};
 
 const CONNECTIONS: [usize; 3] = [1, 16, 64];
 const DURATION: Duration = Duration::from_secs(3);
-const MESSAGE: &str = r#"{"model":"echo","messages":[{"role":"user","content":"what is the weather in Ghent"}]}"#;
 
 fn main() {
     let runtime =
@@ -121,7 +120,7 @@ impl Measured {
 async fn load(address: SocketAddr, key: &str, connections: usize) -> Measured {
     let began = Instant::now();
     let clients: Vec<_> =
-        (0..connections).map(|_| tokio::task::spawn(client(address, key.to_owned(), began + DURATION))).collect();
+        (0..connections).map(|n| tokio::task::spawn(client(address, key.to_owned(), n, began + DURATION))).collect();
     let mut times = Vec::new();
     for client in clients {
         times.extend(client.await.expect("a client works"));
@@ -131,7 +130,10 @@ async fn load(address: SocketAddr, key: &str, connections: usize) -> Measured {
     Measured { per_second, times }
 }
 
-async fn client(address: SocketAddr, key: String, until: Instant) -> Vec<Duration> {
+/// A conversation of its own: turns of one session wait for each other.
+async fn client(address: SocketAddr, key: String, number: usize, until: Instant) -> Vec<Duration> {
+    let said = format!("what is the weather in Ghent, asks number {number}");
+    let message = json!({ "model": "echo", "messages": [{ "role": "user", "content": said }] }).to_string();
     let stream = tokio::net::TcpStream::connect(address).await.expect("connects");
     stream.set_nodelay(true).expect("set");
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
@@ -142,7 +144,7 @@ async fn client(address: SocketAddr, key: String, until: Instant) -> Vec<Duratio
         let request = Request::post("/v1/chat/completions")
             .header("host", "x")
             .header("authorization", format!("Bearer {key}"))
-            .body(Body::from(MESSAGE))
+            .body(Body::from(message.clone()))
             .expect("a request");
         let answer = sender.send_request(request).await.expect("answered");
         assert!(answer.status().is_success(), "{}", answer.status());
