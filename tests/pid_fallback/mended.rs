@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
+use super::holders::contend;
 use super::namespaces::{UNSHARE, can_unshare, mounted, start};
 use super::restart::{observe_restarts, overtake_restarts};
 use super::{NO_UNIT, can_run, ended, said};
@@ -137,6 +138,17 @@ fn each_request_during_restarts_is_answered() {
 #[test]
 fn no_sigterm_is_lost_around_a_restart() {
     assert_eq!(overtake_restarts(200, Duration::from_millis(8)).lost, 0);
+}
+
+#[test]
+fn of_many_starters_on_an_obstacle_one_wins() {
+    for _ in 0..20 {
+        let home = Home::new();
+        fs::create_dir_all(home.pid_file().join("precious")).expect("a directory");
+        contend(&home);
+        let aside = home.runtime().join("gateway.pid.set-aside.1/precious");
+        assert!(aside.is_dir(), "the obstacle was kept");
+    }
 }
 
 #[test]

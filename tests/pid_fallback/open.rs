@@ -1,22 +1,7 @@
 //! What does not hold yet. Each test fails today; take the `ignore` away with the mend.
 
-use std::fs;
-
-use super::holders::contend;
 use super::{can_run, ended, said};
 use crate::gateway::{BINARY, Home};
-
-#[test]
-#[ignore = "open: starters that move the same obstacle aside move each other's locked file aside"]
-fn of_many_starters_on_an_obstacle_one_wins() {
-    for _ in 0..20 {
-        let home = Home::new();
-        fs::create_dir_all(home.pid_file().join("precious")).expect("a directory");
-        contend(&home);
-        let aside = home.runtime().join("gateway.pid.set-aside.1/precious");
-        assert!(aside.is_dir(), "the obstacle was kept");
-    }
-}
 
 /// Also what keeps every SIGTERM over `execve` and over the installation of handlers: block first, unblock last.
 #[test]
