@@ -20,7 +20,6 @@ mod holders;
 mod kills;
 mod mended;
 mod namespaces;
-mod open;
 mod records;
 mod restart;
 

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use super::mask;
+
 /// How long a stop may take before the configuration says otherwise.
 const BEFORE_CONFIGURED: Duration = Duration::from_secs(30);
 
@@ -41,6 +43,8 @@ impl Deadline {
         }
         let patience = Duration::from_millis(self.inner.millis.load(Ordering::Relaxed));
         let spawned = thread::Builder::new().name("deadline".into()).spawn(move || {
+            // It is still there when the process restarts in place: what comes then is for the successor.
+            mask::hold();
             thread::sleep(patience);
             tracing::error!(patience_s = patience.as_secs(), "the stop got stuck; ending the process as it is");
             end(code)
