@@ -179,6 +179,21 @@ fn systemd_is_told_of_the_whole_life_in_its_order() {
 }
 
 #[test]
+fn the_watchdog_keeps_no_stop_waiting() {
+    let home = Home::new();
+    let socket = home.path().join("notify");
+    let manager = Manager::at(&socket);
+    let mut command = addressed(&home, socket.to_str().expect("UTF-8"));
+    // As our units have it: ten seconds between two pings.
+    command.env("WATCHDOG_USEC", "30000000");
+    let mut gateway = home.start_by(command);
+    manager.hears("WATCHDOG=1");
+    assert!(gateway.terminate().success());
+    assert!(!gateway.log().contains("WARN"), "{}", gateway.log());
+    assert!(!home.state().join("gateway.db-wal").exists(), "the store was closed in order");
+}
+
+#[test]
 fn the_watchdog_of_another_process_is_not_ours_to_feed() {
     let home = Home::new();
     let socket = home.path().join("notify");
