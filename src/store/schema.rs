@@ -46,12 +46,14 @@ pub fn open_reader(path: &Path) -> Result<Connection, OpenError> {
 
 /// The schema version of an existing file, found without writing to it.
 fn inspect(path: &Path) -> Result<i64, OpenError> {
-    let failed = |e| OpenError::from_sqlite(path, e);
-    let reader = open_reader(path)?;
-    let number = |pragma: &str| reader.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i64>(0));
-    let (version, application) = (number("user_version").map_err(failed)?, number("application_id").map_err(failed)?);
+    let found = match header(path, OpenFlags::SQLITE_OPEN_READ_ONLY) {
+        // A life that was killed while it made the store left a transaction half done. To read is to undo it first, and
+        // that is to write; SQLite does it for every connection that may.
+        Err(e) if is_half_done(&e) => header(path, OpenFlags::SQLITE_OPEN_READ_WRITE),
+        found => found,
+    };
+    let (version, application, tables) = found.map_err(|e| OpenError::from_sqlite(path, e))?;
     // A crash right after the file was made leaves an empty database, which is anybody's.
-    let tables: i64 = reader.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
     if application != APPLICATION_ID && tables > 0 {
         return Err(OpenError::Foreign { path: path.to_owned() });
     }
@@ -60,6 +62,19 @@ fn inspect(path: &Path) -> Result<i64, OpenError> {
         return Err(OpenError::Newer { path: path.to_owned(), found: version, known });
     }
     Ok(version)
+}
+
+/// Schema version, application id and the number of tables.
+fn header(path: &Path, access: OpenFlags) -> rusqlite::Result<(i64, i64, i64)> {
+    let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.busy_timeout(BUSY)?;
+    let number = |sql: &str| connection.query_row(sql, [], |row| row.get(0));
+    let tables = "SELECT count(*) FROM sqlite_schema";
+    Ok((number("PRAGMA user_version")?, number("PRAGMA application_id")?, number(tables)?))
+}
+
+fn is_half_done(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().is_some_and(|e| e.extended_code == rusqlite::ffi::SQLITE_READONLY_ROLLBACK)
 }
 
 fn migrate(connection: &Connection, found: i64) -> rusqlite::Result<()> {
