@@ -31,12 +31,14 @@ mod birth;
 mod death;
 mod hold;
 mod life;
+mod predecessor;
 mod reload;
 
 pub use hold::Hold;
 
-/// How long the part of a stop may take that is not the configured grace.
-const STOP_MARGIN: Duration = Duration::from_secs(10);
+/// How long the part of a stop may take that is not the configured grace. Longer than the tasks', the runtime's and the
+/// store's share in it together: each tells who is late, which an end in the middle would cut off.
+const STOP_MARGIN: Duration = Duration::from_secs(12);
 /// Threads that run tasks. The work is waiting for others, and each thread costs memory.
 const WORKERS: usize = 2;
 
@@ -213,6 +215,9 @@ fn live(
     deadline.set(config.stop_grace + STOP_MARGIN);
     harden();
     let runtime = runtime().map_err(StartError::system("start the runtime"))?;
+    if !runtime.block_on(predecessor::outlive(&directories.state, notifier, signals)) {
+        return Ok(Ended::Stopped);
+    }
     let lives = birth::remember_lives(handshake.passed.lives.take(), notifier, journal);
     let Some(mut lives) = runtime.block_on(birth::wait_our_turn(lives, notifier, journal, signals)) else {
         return Ok(Ended::Stopped);

@@ -28,9 +28,9 @@
 //! # Life of the process
 //!
 //! [`cli::main`], one thread: signals are held -> what systemd addressed to this pid ([`service::handshake`]) -> command
-//! line -> signals are heard -> log. [`daemon::run`]: configuration -> locks -> sockets -> store -> serve -> `READY=1` ->
-//! until a stop -> `STOPPING=1` -> what runs may end -> everything is given back. Stand-alone, a restart is `execve` with
-//! sockets and locks kept, and signals held; under systemd it is exit status 75.
+//! line -> signals are heard -> log. [`daemon::run`]: configuration -> the last life has ended -> locks -> sockets ->
+//! store -> serve -> `READY=1` -> until a stop -> `STOPPING=1` -> what runs may end -> everything is given back.
+//! Stand-alone, a restart is `execve` with sockets and locks kept, and signals held; under systemd it is exit status 75.
 //!
 //! What is durable is in [`store`]; what may be lost at any instruction is everything else, and that is a supported way
 //! to stop.

@@ -15,6 +15,7 @@ use rustix::process::Signal;
 
 use crate::gateway::{BINARY, Gateway, Home, PATIENCE};
 
+mod hung_disk;
 mod sockets;
 
 /// Addresses the handshake to the gateway, which has the shell's pid.
