@@ -5,6 +5,7 @@
 mod clients;
 mod clock;
 mod crashes;
+mod disk;
 mod gateway;
 mod http_input;
 mod layers;

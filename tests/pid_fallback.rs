@@ -20,7 +20,6 @@ mod holders;
 mod kills;
 mod mended;
 mod namespaces;
-mod open;
 mod records;
 mod restart;
 
@@ -31,8 +30,8 @@ const NO_UNIT: [&str; 2] = ["--instance", "pid-fallback-test"];
 const AT_ONCE: Duration = Duration::from_secs(2);
 
 /// A process that is none of the gateway's business. Any signal that ends or stops a process shows on it.
-struct Bystander {
-    child: Child,
+pub struct Bystander {
+    pub child: Child,
 }
 
 impl Bystander {
@@ -40,7 +39,7 @@ impl Bystander {
         Self::running(Command::new("sleep").arg("1000"))
     }
 
-    fn running(command: &mut Command) -> Self {
+    pub fn running(command: &mut Command) -> Self {
         Self { child: command.spawn().expect("the command starts") }
     }
 

@@ -43,7 +43,7 @@ const KILL_PATIENCE: Duration = Duration::from_secs(5);
 /// Commands that may wait; each caller waits for its own anyway.
 const COMMAND_QUEUE: usize = 8;
 /// How often a waiting start tells systemd that it is not stuck.
-const EXTEND_EVERY: Duration = Duration::from_secs(5);
+pub const EXTEND_EVERY: Duration = Duration::from_secs(5);
 
 /// What surrounds the parts for the whole life.
 pub struct Frame {

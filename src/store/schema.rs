@@ -66,28 +66,15 @@ fn sync_way_to(path: &Path) {
 
 /// The schema version of an existing file, found without writing to it.
 fn inspect(path: &Path) -> Result<i64, OpenError> {
-    match open_reader(path).and_then(|reader| version(&reader, path)) {
-        // A crash while the file was made: SQLite undoes what is half done, but only for one who may write.
-        Err(OpenError::Failed { source, .. }) if is_half_done(&source) => {
-            let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-            let writer = Connection::open_with_flags(path, flags).map_err(|e| OpenError::from_sqlite(path, e))?;
-            version(&writer, path)
-        }
+    let found = match header(path, OpenFlags::SQLITE_OPEN_READ_ONLY) {
+        // A life that was killed while it made the store left a transaction half done. To read is to undo it first, and
+        // that is to write; SQLite does it for every connection that may.
+        Err(e) if is_half_done(&e) => header(path, OpenFlags::SQLITE_OPEN_READ_WRITE),
         found => found,
-    }
-}
-
-fn is_half_done(error: &rusqlite::Error) -> bool {
-    error.sqlite_error().is_some_and(|error| error.extended_code == ffi::SQLITE_READONLY_ROLLBACK)
-}
-
-fn version(connection: &Connection, path: &Path) -> Result<i64, OpenError> {
-    let failed = |e| OpenError::from_sqlite(path, e);
-    let number = |pragma: &str| connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i64>(0));
-    let (version, application) = (number("user_version").map_err(failed)?, number("application_id").map_err(failed)?);
+    };
+    let (version, application, tables) = found.map_err(|e| OpenError::from_sqlite(path, e))?;
     // A crash right after the file was made leaves an empty database, which is anybody's.
-    let tables = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));
-    if application != APPLICATION_ID && tables.map_err(failed)? > 0 {
+    if application != APPLICATION_ID && tables > 0 {
         return Err(OpenError::Foreign { path: path.to_owned() });
     }
     let known = STEPS.len() as i64;
@@ -95,6 +82,19 @@ fn version(connection: &Connection, path: &Path) -> Result<i64, OpenError> {
         return Err(OpenError::Newer { path: path.to_owned(), found: version, known });
     }
     Ok(version)
+}
+
+/// Schema version, application id and the number of tables.
+fn header(path: &Path, access: OpenFlags) -> rusqlite::Result<(i64, i64, i64)> {
+    let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.busy_timeout(BUSY)?;
+    let number = |sql: &str| connection.query_row(sql, [], |row| row.get(0));
+    let tables = "SELECT count(*) FROM sqlite_schema";
+    Ok((number("PRAGMA user_version")?, number("PRAGMA application_id")?, number(tables)?))
+}
+
+fn is_half_done(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().is_some_and(|e| e.extended_code == ffi::SQLITE_READONLY_ROLLBACK)
 }
 
 fn migrate(connection: &Connection, found: i64) -> rusqlite::Result<()> {
