@@ -3,6 +3,7 @@
 //! Tests wait for facts. What needs root or systemd says so loudly when it skips, and never skips in CI.
 
 mod clients;
+mod drain;
 mod gateway;
 mod http_input;
 mod layers;
