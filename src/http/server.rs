@@ -1,4 +1,4 @@
-//! Listening and serving: one accept loop for each listener, one task for each [`connection`].
+//! Listening and serving: one accept loop for each listener, one task for each connection.
 //!
 //! A permit is taken before a connection is accepted, so what is too much waits in the kernel's queue instead of being
 //! refused. The listener is never unlinked or shut down: it may be systemd's, and the successor accepts from it.

@@ -11,7 +11,7 @@ use super::error::OpenError;
 const APPLICATION_ID: i64 = 0x4867_7753;
 
 /// Step n takes a store from version n to n + 1.
-const STEPS: [&str; 2] = [include_str!("schema/1.sql"), include_str!("schema/2.sql")];
+const STEPS: [&str; 3] = [include_str!("schema/1.sql"), include_str!("schema/2.sql"), include_str!("schema/3.sql")];
 
 /// How long a statement waits for a lock. Only backups and curious people ever hold one: the directory is ours.
 const BUSY: Duration = Duration::from_secs(5);
