@@ -16,6 +16,7 @@ use crate::meter::Meters;
 mod error;
 mod inbox;
 mod outbox;
+mod pieces;
 mod schema;
 mod sessions;
 mod turns;

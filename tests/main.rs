@@ -6,6 +6,7 @@ mod clients;
 mod clock;
 mod crashes;
 mod disk;
+mod drain;
 mod gateway;
 mod http_input;
 mod layers;

@@ -18,10 +18,10 @@ use crate::meter::TurnLabels;
 use crate::model::disposition::Disposition;
 use crate::model::id::TurnId;
 use crate::model::time::in_words;
-use crate::model::turn::{AgentError, Failure, Finish, History, NewTurn, Outcome, TurnEnd, Usage};
+use crate::model::turn::{AgentError, Failure, Finish, History, NewTurn, Origin, Outcome, TurnEnd, Usage};
 use crate::policy::backoff::Backoff;
 use crate::policy::session::Busy;
-use crate::stop::panic_text;
+use crate::stop::{Stop, panic_text};
 use crate::store::{Ending, Recorded, StoreError};
 
 /// The right to be among the turns that run.
@@ -80,7 +80,7 @@ impl Gateway {
         permit: Option<Permit>,
         reply: oneshot::Sender<Result<Ticket, SubmitError>>,
     ) {
-        let live = self.add_live(&turn);
+        let live = self.add_live(&turn, 0);
         // Watching from here on, so that a caller who left is noticed as the last watcher.
         let watch = live.watch();
         match self.inner.store.record_turn(turn.clone(), permit.is_some()).await {
@@ -125,7 +125,7 @@ impl Gateway {
                     drop((lane, permit));
                     return began.elapsed();
                 }
-                None => cut_off(&turn, &live, started),
+                None => cut_off(&turn, &live, &self.inner.stop, started),
             };
             self.end(&turn, &live, work).await;
             began.elapsed()
@@ -190,8 +190,8 @@ impl Gateway {
         let _running = Counted::new(&self.inner.meters.turns_running);
         let work = tokio::select! {
             biased;
-            () = live.is_cut() => cut_off(turn, live, true),
-            () = self.inner.stop.hardened() => cut_off(turn, live, true),
+            () = live.is_cut() => cut_off(turn, live, &self.inner.stop, true),
+            () = self.inner.stop.hardened() => cut_off(turn, live, &self.inner.stop, true),
             (outcome, absorbed) = self.answer(turn, live, agent, &settings, attempts) => Work::Ended(outcome, absorbed),
         };
         live.set_steering(None);
@@ -247,7 +247,7 @@ impl Gateway {
     /// Stores the end, then tells it.
     async fn end(&self, turn: &NewTurn, live: &Live, work: Work) {
         let outcome = match work {
-            Work::Ended(outcome, absorbed) => match self.store_end(turn, &outcome, &absorbed).await {
+            Work::Ended(outcome, absorbed) => match self.store_end(turn, live, &outcome, &absorbed).await {
                 Ok(()) => {
                     absorbed.iter().filter_map(|id| self.live().get(id).cloned()).for_each(|taken_up| {
                         taken_up.cut(Cut::Absorbed(turn.id));
@@ -273,8 +273,17 @@ impl Gateway {
     }
 
     /// Stores the end with what goes out, and sends it on its way.
-    async fn store_end(&self, turn: &NewTurn, outcome: &Outcome, absorbed: &[TurnId]) -> Result<(), StoreError> {
+    async fn store_end(
+        &self,
+        turn: &NewTurn,
+        live: &Live,
+        outcome: &Outcome,
+        absorbed: &[TurnId],
+    ) -> Result<(), StoreError> {
         let outbox = &self.inner.outbox;
+        // Only a response can be read again event by event.
+        let is_numbered = turn.keep && turn.origin == Origin::Responses && matches!(outcome, Outcome::Completed { .. });
+        let pieces = if is_numbered { live.pieces() } else { Vec::new() };
         let delivery = turn.deliver.as_ref().and_then(|target| {
             let limit = outbox.limits(target.platform()).and_then(|limits| limits.text);
             reply::delivery(turn.session.clone(), target, outcome, limit)
@@ -282,7 +291,8 @@ impl Gateway {
         fault::point("turn.ending");
         for attempt in 1.. {
             let claimed = delivery.as_ref().and_then(|delivery| outbox.claim(&delivery.target));
-            let ending = Ending { delivery: delivery.clone(), lease: claimed.is_some(), absorbed: absorbed.to_vec() };
+            let (lease, absorbed) = (claimed.is_some(), absorbed.to_vec());
+            let ending = Ending { delivery: delivery.clone(), lease, absorbed, pieces: pieces.clone() };
             match self.inner.store.end_turn(turn.id, outcome.clone(), ending).await {
                 Ok(leased) => {
                     fault::point("turn.ended");
@@ -324,8 +334,10 @@ impl Gateway {
 }
 
 /// What becomes of a turn that does not go on.
-fn cut_off(turn: &NewTurn, live: &Live, begun: bool) -> Work {
+fn cut_off(turn: &NewTurn, live: &Live, stop: &Stop, begun: bool) -> Work {
     match live.why_cut() {
+        // With a hard stop everybody leaves; that does not mean that nobody wants it.
+        Some(Cut::Unwanted) if turn.keep && stop.is_hard() => Work::LeftOver { begun },
         Some(Cut::Unwanted) => Work::Ended(Outcome::Cancelled, Vec::new()),
         Some(Cut::Superseded) => Work::Ended(Outcome::Superseded, Vec::new()),
         Some(Cut::Absorbed(by)) => Work::Absorbed(by),

@@ -220,6 +220,8 @@ pub struct TurnRecord {
     pub accepted: Timestamp,
     /// How it ended; `None` while it is queued or running.
     pub outcome: Option<Outcome>,
+    /// The lengths of the pieces in which its reply was said, in bytes; empty where that was not kept.
+    pub pieces: Vec<usize>,
     /// SHA-256 of what was asked, where an idempotency key was given.
     pub fingerprint: Option<[u8; 32]>,
     /// The turn it continued (`previous_response_id`), or that took it up.
