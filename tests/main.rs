@@ -13,4 +13,5 @@ mod openai_agent;
 mod pid_fallback;
 mod reload;
 mod store_faults;
+mod streams;
 mod systemd;
