@@ -18,5 +18,6 @@ mod power_loss;
 mod receiver;
 mod reload;
 mod store_faults;
+mod streams;
 mod systemd;
 mod webhooks;

@@ -80,7 +80,8 @@ pub struct NewTurn {
     /// How a repetition is recognised, if the client wants that.
     pub idempotency: Option<Idempotency>,
     /// Whether the result can be asked for after the asking connection is gone: such a turn is finished even when
-    /// nobody waits, and run again after a crash.
+    /// nobody waits, and run again after a crash. What was asked at a terminal ([`Origin::Control`]) is only run again:
+    /// whoever leaves the terminal takes it back.
     pub keep: bool,
     /// Where the reply goes by itself.
     pub deliver: Option<Target>,

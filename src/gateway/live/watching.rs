@@ -358,4 +358,38 @@ mod tests {
         assert_eq!(told(Vec::new()).await, ["Grüße an alle"]);
         assert_eq!(told(vec![3, 100]).await, ["Grüße an alle"], "what does not fit is no cut");
     }
+
+    proptest::proptest! {
+        /// However two attempts cut what they say, and wherever the first one ended.
+        #[test]
+        fn nobody_puts_together_a_mixture(first: Vec<String>, second: Vec<String>, same: bool, at: usize) {
+            let (had, wanted) = (first.concat(), if same { first.concat() } else { second.concat() });
+            let at = (at % (had.len() + 1)..).find(|at| had.is_char_boundary(*at)).unwrap_or(0);
+            let live = live(true);
+            // The same text in the pieces of the other one.
+            let mut rest = wanted.as_str();
+            for piece in &second {
+                let length = (1..=piece.len()).find(|n| rest.is_char_boundary(*n)).unwrap_or(0).min(rest.len());
+                let (piece, behind) = rest.split_at(length);
+                live.add(TurnEvent::Text(piece.to_owned()));
+                rest = behind;
+            }
+            live.add(TurnEvent::Text(rest.to_owned()));
+            let mut watch = live.watch();
+            live.end(completed(&wanted));
+            let resume = async {
+                let begun = match watch.resume(&mark(live.turn, &had[..at])).await {
+                    Resumed::Behind(told) => had[..told.mark().position].to_owned(),
+                    Resumed::FromStart => String::new(),
+                };
+                begun + &rest_of(&mut watch).await
+            };
+            let whole = futures_util::FutureExt::now_or_never(resume).expect("nothing to wait for");
+            proptest::prop_assert_eq!(whole, wanted);
+        }
+    }
+
+    async fn rest_of(watch: &mut Watch) -> String {
+        rest(watch).await.0
+    }
 }
