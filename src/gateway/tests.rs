@@ -179,7 +179,7 @@ async fn what_was_asked_at_a_terminal_survives_a_stop_and_not_its_asker() {
     drop(ticket);
     assert!(world.tasks.join(Duration::from_secs(10)).await.is_empty());
     assert_eq!(world.store.turn(left_id).await.expect("read").expect("there").outcome, Some(Outcome::Cancelled));
-    let released = world.store.release_unfinished(MAX_ATTEMPTS, "parked").await.expect("released");
+    let released = world.store.release_unfinished(3, "parked").await.expect("released");
     assert_eq!(released.again.iter().map(|u| u.turn.id).collect::<Vec<_>>(), [stopped_id]);
 }
 
