@@ -18,7 +18,7 @@ use crate::meter::Meters;
 use crate::model::id::InstanceName;
 use crate::secret::SecretError;
 use crate::service::deadline::Deadline;
-use crate::service::directories::Directories;
+use crate::service::directories::{Directories, Scope};
 use crate::service::handshake::{Handshake, Supervisor};
 use crate::service::lock::LockError;
 use crate::service::notify::Notifier;
@@ -47,6 +47,8 @@ pub struct Start {
     pub handshake: Handshake,
     /// Which gateway.
     pub instance: InstanceName,
+    /// Whose service manager runs it, or would.
+    pub scope: Scope,
     /// Its places.
     pub directories: Directories,
     /// Whether to take over from a stand-alone gateway that runs.
@@ -203,7 +205,7 @@ fn live(
     signals: &mut Signals,
     on_ready: impl FnOnce(&Ready),
 ) -> Result<Ended, StartError> {
-    let Start { mut handshake, instance, directories, replace, journal } = start;
+    let Start { mut handshake, instance, scope, directories, replace, journal } = start;
     for refused in &handshake.passed.refused {
         tracing::error!(refused, "a passed descriptor is not ours");
     }
@@ -219,7 +221,8 @@ fn live(
     };
     birth::take_locks(hold, &mut handshake, &directories, &instance, replace)?;
     birth::bind(hold, &config, &directories, &instance, &mut handshake)?;
-    let frame = birth::Frame { instance, directories, journal, notifier: notifier.clone(), deadline: deadline.clone() };
+    let frame =
+        birth::Frame { instance, scope, directories, journal, notifier: notifier.clone(), deadline: deadline.clone() };
     let parts = runtime.block_on(birth::assemble(&frame, &config, &handshake, hold))?;
     lives.ready();
     on_ready(&parts.ready);
@@ -259,6 +262,7 @@ struct Parts {
     tasks: crate::stop::Tasks,
     stop: crate::stop::Stop,
     owner: crate::store::StoreOwner,
+    around: crate::agent::Surroundings,
     commands: tokio::sync::mpsc::Receiver<crate::http::control::Command>,
     http: tokio::sync::watch::Sender<crate::http::Config>,
     key: tokio::sync::watch::Sender<Arc<crate::secret::SecretString>>,

@@ -32,7 +32,8 @@ pub fn execute(run: Run, handshake: Handshake) -> Result<Exit, Failure> {
     let (supervisor, generation) = (handshake.supervisor, handshake.generation);
     let directories = run.which.directories(&handshake.directories)?;
     let journal = Journal::open(instance.as_str(), run.verbose)?;
-    let start = Start { handshake, instance, directories, replace: run.replace, journal };
+    let scope = run.which.scope();
+    let start = Start { handshake, instance, scope, directories, replace: run.replace, journal };
     let greet = |ready: &Ready| {
         if supervisor == Supervisor::StandAlone && std::io::stderr().is_terminal() {
             greet(ready, &run.which);
