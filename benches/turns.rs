@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::routing::post;
-use hermes_gateway::agent::{Agent, Config, Events, Prompt, Report, Steering, echo};
+use hermes_gateway::agent::{Agent, Events, Prompt, Report, Steering, echo};
 use hermes_gateway::model::id::TurnId;
 use hermes_gateway::model::message::Message;
 use hermes_gateway::model::turn::TurnEvent;
@@ -72,7 +72,7 @@ fn endpoint_without_store() -> Router {
     let answer = |body: Bytes| async move {
         let request: Value = serde_json::from_slice(&body).expect("JSON");
         let said = request["messages"][0]["content"].as_str().expect("text");
-        let agent = Agent::new(&Config::Echo(echo::Config::default()));
+        let agent = Agent::Echo(echo::Echo::new(echo::Config::default()));
         let (events, mut heard) = Events::channel();
         let (session, turn) = ("s".parse().expect("an id"), TurnId::new());
         let messages = vec![Message::user(said)];

@@ -5,17 +5,27 @@
 //! Dropping the future is how a turn is cancelled.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::model::disposition::Disposition;
-use crate::model::id::{SessionId, TurnId};
+use crate::model::id::{InstanceName, SessionId, TurnId};
 use crate::model::message::Message;
 use crate::model::turn::{AgentError, TurnEnd, TurnEvent};
+use crate::service::worker::Workers;
+use crate::stop::{Stop, Tasks};
 
+pub mod acp;
+pub mod command;
 pub mod echo;
+mod lines;
+mod memory;
 pub mod openai;
+pub mod program;
+
+pub use memory::worker_of;
 
 /// Events that may wait for their reader; an agent that is faster waits.
 pub const EVENT_QUEUE: usize = 64;
@@ -139,6 +149,10 @@ pub enum Config {
     Echo(echo::Config),
     /// Any OpenAI-compatible endpoint.
     OpenAi(openai::Config),
+    /// Any program, once for each turn.
+    Command(command::Config),
+    /// A program that speaks the Agent Client Protocol.
+    Acp(acp::Config),
 }
 
 impl Config {
@@ -147,7 +161,38 @@ impl Config {
         match self {
             Self::Echo(_) => "echo",
             Self::OpenAi(_) => "openai",
+            Self::Command(_) => "command",
+            Self::Acp(_) => "acp",
         }
+    }
+}
+
+/// What agents that are programs need of the gateway around them.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// Who runs programs.
+    pub workers: Workers,
+    /// Who runs what goes on beside a turn.
+    pub tasks: Tasks,
+    /// When everything ends.
+    pub stop: Stop,
+    /// Which gateway this is; programs are told.
+    pub instance: InstanceName,
+    /// Where a program works that has no other place: in a directory of its agent's name.
+    pub workspaces: PathBuf,
+    /// What no program is to see.
+    pub hidden: Vec<PathBuf>,
+}
+
+#[cfg(test)]
+impl Surroundings {
+    /// Below a directory, on nobody's behalf.
+    pub fn in_directory(directory: &std::path::Path) -> Self {
+        use crate::service::{directories::Scope, handshake::Supervisor};
+        let instance: InstanceName = "test".parse().expect("a name");
+        let workers = Workers::new(Supervisor::StandAlone, Scope::User, &instance, directory.join("workers"));
+        let (tasks, stop, workspaces) = (Tasks::new(), Stop::new(), directory.join("workspaces"));
+        Self { workers, tasks, stop, instance, workspaces, hidden: Vec::new() }
     }
 }
 
@@ -158,14 +203,20 @@ pub enum Agent {
     Echo(echo::Echo),
     /// Any OpenAI-compatible endpoint.
     OpenAi(openai::OpenAi),
+    /// Any program, once for each turn.
+    Command(command::Command),
+    /// A program that speaks the Agent Client Protocol.
+    Acp(acp::Acp),
 }
 
 impl Agent {
     /// Makes an agent; does no I/O.
-    pub fn new(config: &Config) -> Self {
-        match config {
-            Config::Echo(config) => Self::Echo(echo::Echo::new(config.clone())),
-            Config::OpenAi(config) => Self::OpenAi(openai::OpenAi::new(config.clone())),
+    pub fn new(name: &str, config: &Config, around: &Surroundings) -> Self {
+        match config.clone() {
+            Config::Echo(config) => Self::Echo(echo::Echo::new(config)),
+            Config::OpenAi(config) => Self::OpenAi(openai::OpenAi::new(config)),
+            Config::Command(config) => Self::Command(command::Command::new(name, config, around.clone())),
+            Config::Acp(config) => Self::Acp(acp::Acp::new(name, config, around.clone())),
         }
     }
 
@@ -178,6 +229,7 @@ impl Agent {
     pub fn remembers(&self) -> bool {
         match self {
             Self::Echo(_) | Self::OpenAi(_) => false,
+            Self::Command(_) | Self::Acp(_) => true,
         }
     }
 
@@ -191,6 +243,8 @@ impl Agent {
         match self {
             Self::Echo(echo) => echo.turn(prompt, events, steering).await,
             Self::OpenAi(openai) => openai.turn(prompt, events).await,
+            Self::Command(command) => command.turn(prompt, events).await,
+            Self::Acp(acp) => acp.turn(prompt, events).await,
         }
     }
 }
@@ -207,11 +261,16 @@ impl Agents {
     ///
     /// # Panics
     /// When `default` is none of `configs`; the configuration's check refuses that.
-    pub fn new(default: &str, configs: &BTreeMap<String, Config>, before: Option<&Self>) -> Self {
+    pub fn new(
+        default: &str,
+        configs: &BTreeMap<String, Config>,
+        around: &Surroundings,
+        before: Option<&Self>,
+    ) -> Self {
         assert!(configs.contains_key(default), "the default agent is configured");
         let make = |(name, config): (&String, &Config)| {
             let kept = before.and_then(|b| b.by_name.get(name)).filter(|(old, _)| old == config);
-            let agent = kept.map_or_else(|| Arc::new(Agent::new(config)), |(_, agent)| agent.clone());
+            let agent = kept.map_or_else(|| Arc::new(Agent::new(name, config, around)), |(_, agent)| agent.clone());
             (name.clone(), (config.clone(), agent))
         };
         Self { default: default.to_owned(), by_name: configs.iter().map(make).collect() }

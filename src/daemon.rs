@@ -18,7 +18,7 @@ use crate::meter::Meters;
 use crate::model::id::InstanceName;
 use crate::secret::SecretError;
 use crate::service::deadline::Deadline;
-use crate::service::directories::Directories;
+use crate::service::directories::{Directories, Scope};
 use crate::service::handshake::{Handshake, Supervisor};
 use crate::service::lock::LockError;
 use crate::service::notify::Notifier;
@@ -49,6 +49,8 @@ pub struct Start {
     pub handshake: Handshake,
     /// Which gateway.
     pub instance: InstanceName,
+    /// Whose service manager runs it, or would.
+    pub scope: Scope,
     /// Its places.
     pub directories: Directories,
     /// Whether to take over from a stand-alone gateway that runs.
@@ -205,7 +207,7 @@ fn live(
     notifier: &Notifier,
     on_ready: impl FnOnce(&Ready),
 ) -> Result<Ended, StartError> {
-    let Start { handshake, instance, directories, replace, journal, signals, deadline } = start;
+    let Start { handshake, instance, scope, directories, replace, journal, signals, deadline } = start;
     for refused in &handshake.passed.refused {
         tracing::error!(refused, "a passed descriptor is not ours");
     }
@@ -226,6 +228,7 @@ fn live(
     birth::bind(hold, &config, directories, instance, handshake)?;
     let frame = birth::Frame {
         instance: instance.clone(),
+        scope: *scope,
         directories: directories.clone(),
         journal: journal.clone(),
         notifier: notifier.clone(),
@@ -270,6 +273,7 @@ struct Parts {
     tasks: crate::stop::Tasks,
     stop: crate::stop::Stop,
     owner: crate::store::StoreOwner,
+    around: crate::agent::Surroundings,
     commands: tokio::sync::mpsc::Receiver<crate::http::control::Command>,
     http: tokio::sync::watch::Sender<crate::http::Config>,
     key: tokio::sync::watch::Sender<Arc<crate::secret::SecretString>>,

@@ -19,3 +19,4 @@ pub mod sockets;
 pub mod systemd;
 pub mod units;
 pub mod watchdog;
+pub mod worker;

@@ -37,7 +37,8 @@ pub fn execute(run: Run, handshake: Handshake) -> Result<Exit, Failure> {
     let (supervisor, generation) = (handshake.supervisor, handshake.generation);
     let directories = run.which.directories(&handshake.directories)?;
     let journal = Journal::open(instance.as_str(), run.verbose)?;
-    let start = Start { handshake, instance, directories, replace: run.replace, journal, signals, deadline };
+    let scope = run.which.scope();
+    let start = Start { handshake, instance, scope, directories, replace: run.replace, journal, signals, deadline };
     let greet = |ready: &Ready| {
         if supervisor == Supervisor::StandAlone && std::io::stderr().is_terminal() {
             greet(ready, &run.which);

@@ -14,6 +14,7 @@ use crate::secret::Source;
 use crate::{gateway, http};
 
 mod platforms;
+mod programs;
 mod rules;
 mod webhooks;
 
@@ -128,7 +129,7 @@ fn agents(root: &mut Section<'_>, problems: &mut Vec<Problem>) -> (String, BTree
         if name == http_default_model() || name.is_empty() || name.chars().any(char::is_whitespace) {
             section.note(name, &node.origin, "is not a name that an agent can have".into(), problems);
         }
-        if let Some(config) = agent_config(&mut entry, &node.origin, problems) {
+        if let Some(config) = agent_config(&mut entry, name, &node.origin, problems) {
             agents.insert(name.clone(), config);
             entry.finish(problems);
         }
@@ -147,7 +148,12 @@ fn http_default_model() -> &'static str {
     http::DEFAULT_MODEL
 }
 
-fn agent_config(agent: &mut Section<'_>, place: &Origin, problems: &mut Vec<Problem>) -> Option<agent::Config> {
+fn agent_config(
+    agent: &mut Section<'_>,
+    name: &str,
+    place: &Origin,
+    problems: &mut Vec<Problem>,
+) -> Option<agent::Config> {
     match agent.needed_text("kind", place, problems).as_str() {
         "echo" => {
             let delay = agent.duration("delay", Duration::ZERO..=MINUTE, Duration::ZERO, problems);
@@ -161,9 +167,12 @@ fn agent_config(agent: &mut Section<'_>, place: &Origin, problems: &mut Vec<Prob
             connect_timeout: agent.duration("connect_timeout", SECOND..=5 * MINUTE, 10 * SECOND, problems),
             idle_timeout: agent.duration("idle_timeout", SECOND..=60 * MINUTE, 2 * MINUTE, problems),
         })),
+        "command" => Some(agent::Config::Command(programs::command(agent, name, place, problems))),
+        "acp" => Some(agent::Config::Acp(programs::acp(agent, name, place, problems))),
         "" => None,
         other => {
-            let message = format!("expected \"echo\" or \"openai\", found \"{}\"", other.escape_debug());
+            let message =
+                format!("expected \"echo\", \"openai\", \"command\" or \"acp\", found \"{}\"", other.escape_debug());
             let place = agent.node("kind").map_or(place, |node| &node.origin);
             agent.note("kind", place, message, problems);
             None

@@ -100,7 +100,7 @@ fn all_problems_are_told_at_once_with_place_key_and_expectation() {
          \"ftp://x\"",
         "gateway.toml:13:20: agents.gpt.key_file: expected an absolute path, found \"relative\"",
         "gateway.toml:16:9: agents.none.kind: is needed here and missing",
-        "gateway.toml:15:16: agents.odd.kind: expected \"echo\" or \"openai\", found \"odd\"",
+        "gateway.toml:15:16: agents.odd.kind: expected \"echo\", \"openai\", \"command\" or \"acp\", found \"odd\"",
         "gateway.toml:9:19: agents.default: there is no agent 'nobody'; there is: echo, gpt",
         "gateway.toml:17:9: logs: there is no such key; did you mean 'log'?",
     ];
@@ -149,4 +149,65 @@ fn changes_are_sorted_into_applicable_and_waiting() {
     assert_eq!(applicable, ["agents.b", "http.max_body", "log.level"]);
     assert_eq!(waiting, ["http.listen", "http.max_connections"]);
     assert_eq!(new.changes(&new), (vec![], vec![]));
+}
+
+#[test]
+fn what_the_default_file_shows_of_programs_are_their_defaults() {
+    let minimal = "[agents.script]\nkind = \"command\"\ncommand = [\"/usr/local/bin/answer\", \"-v\"]\n\
+        [agents.codex]\nkind = \"acp\"\ncommand = [\"/usr/local/bin/codex-acp\"]\n";
+    let shown: String = DEFAULT_FILE
+        .lines()
+        .skip_while(|line| !line.starts_with("# [agents.script]"))
+        .take_while(|line| *line != "[platforms]")
+        .map(|line| line.trim_start_matches("# "))
+        // Without these there is something else than a value.
+        .filter(|line| !line.starts_with("directory") && !line.starts_with("cpu"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let agents = |text: &str| load_text(text).expect("valid").agents;
+    assert_eq!(agents(&shown), agents(minimal));
+}
+
+#[test]
+fn mistakes_in_programs_are_told_with_their_place() {
+    let text = r#"
+        [agents."a b/c"]
+        kind = "acp"
+        [agents."x/y"]
+        kind = "acp"
+        command = []
+        cpu = "0%"
+        permission = "ask"
+        [agents.d]
+        kind = "command"
+        command = ["p", "{message}"]
+        environment = { HERMES_TURN = "1", "a=b" = "", PORT = 80 }
+        memory = "1B"
+        [agents.e]
+        kind = "command"
+        command = ["p"]
+        input = "argument"
+        idle = "1m"
+    "#;
+    let expected = [
+        "gateway.toml:11:19: agents.d.command: has {message}, which is replaced with input = \"argument\" only",
+        "gateway.toml:12:39: agents.d.environment.HERMES_TURN: is set by the gateway itself",
+        "gateway.toml:12:52: agents.d.environment.a=b: is not a name that a variable can have",
+        "gateway.toml:12:63: agents.d.environment.PORT: expected a string, found 80",
+        "gateway.toml:13:18: agents.d.memory: expected a size from 1048576 to 1099511627776 bytes, like \"10MiB\", found \
+         \"1B\"",
+        "gateway.toml:16:19: agents.e.command: has no {message} among its arguments, where the message goes",
+        "gateway.toml:18:16: agents.e.idle: there is no such key",
+        "gateway.toml:2:9: agents.a b/c.command: is needed here and missing",
+        "gateway.toml:2:9: agents.a b/c.directory: is needed here: the agent's name is no name of a directory",
+        "gateway.toml:2:9: agents.a b/c: is not a name that an agent can have",
+        "gateway.toml:4:9: agents.x/y.directory: is needed here: the agent's name is no name of a directory",
+        "gateway.toml:6:19: agents.x/y.command: expected a list of a program and its arguments, like [\"prog\", \"-x\"], \
+         found a list",
+        "gateway.toml:7:15: agents.x/y.cpu: expected percent of one processor, like \"150%\", found \"0%\"",
+        "gateway.toml:8:22: agents.x/y.permission: expected \"deny\" or \"allow_once\", found \"ask\"",
+    ];
+    let mut found = load_text(text).expect_err("problems");
+    found.sort();
+    assert_eq!(found, expected);
 }

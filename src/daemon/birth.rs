@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Hold, Parts, Ready, StartError, is_supervised, key_source, meters, places, read_key};
-use crate::agent::Agents;
+use crate::agent::{Agents, Surroundings, worker_of};
 use crate::config::{Config, Listen};
 use crate::gateway::{Gateway, Outbox, PARKED_NOTICE};
 use crate::http::health::{Identity, Vitals};
@@ -21,7 +21,7 @@ use crate::model::time::in_words;
 use crate::platform::Platforms;
 use crate::policy;
 use crate::service::deadline::Deadline;
-use crate::service::directories::Directories;
+use crate::service::directories::{Directories, Scope};
 use crate::service::handshake::{Handshake, Supervisor};
 use crate::service::lives::{Lives, since_boot};
 use crate::service::lock::{self, DirectoryLock};
@@ -30,9 +30,10 @@ use crate::service::pidfile::{LiveGateway, PidFile, PidFileError};
 use crate::service::record::Record;
 use crate::service::signals::{Request, Signals};
 use crate::service::sockets::{BindError, Listener};
+use crate::service::worker::Workers;
 use crate::service::{process, sockets, watchdog};
 use crate::stop::{Stop, Tasks};
-use crate::store::Store;
+use crate::store::{self, Store, Unfinished};
 
 /// Where a gateway listens when neither systemd nor the configuration says: Hermes' API port, so its clients find it.
 const DEFAULT_ADDRESS: &str = "127.0.0.1:8642";
@@ -42,12 +43,17 @@ const REPLACE_PATIENCE: Duration = Duration::from_secs(60);
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 /// Commands that may wait; each caller waits for its own anyway.
 const COMMAND_QUEUE: usize = 8;
+/// Where the workers' output is, below the state directory.
+const SPOOLS: &str = "workers";
+/// How long the agents of the last life are looked for.
+const SWEEP_PATIENCE: Duration = Duration::from_secs(10);
 /// How often a waiting start tells systemd that it is not stuck.
 pub const EXTEND_EVERY: Duration = Duration::from_secs(5);
 
 /// What surrounds the parts for the whole life.
 pub struct Frame {
     pub instance: InstanceName,
+    pub scope: Scope,
     pub directories: Directories,
     pub journal: Journal,
     pub notifier: Notifier,
@@ -225,13 +231,14 @@ pub async fn assemble(frame: &Frame, config: &Config, handshake: &Handshake, hol
     let meters = meters();
     let (store, owner) = Store::open(&frame.directories.state, meters.clone())?;
     let (tasks, stop) = (Tasks::new(), Stop::new());
-    let agents = Agents::new(&config.default_agent, &config.agents, None);
+    let around = surroundings(frame, handshake, &tasks, &stop);
+    let agents = Agents::new(&config.default_agent, &config.agents, &around, None);
     let platforms = Platforms::new(&config.platforms, None);
     let outbox = Outbox::new(store.clone(), platforms, tasks.clone(), stop.clone(), meters.clone());
     let turns = config.turns.clone();
     let gateway =
         Gateway::new(store.clone(), outbox.clone(), turns, agents, tasks.clone(), stop.clone(), meters.clone());
-    recover(frame, &store, &gateway, config.turns.max_attempts).await?;
+    recover(frame, &store, &gateway, &around.workers, config.turns.max_attempts).await?;
     tasks.spawn("outbox", outbox.run());
     let vitals = Vitals::new(identity(frame, config, handshake, hold), frame.notifier.clone());
     let (http, http_config) = watch::channel(config.http.clone());
@@ -255,11 +262,49 @@ pub async fn assemble(frame: &Frame, config: &Config, handshake: &Handshake, hol
     }
     let ready =
         Ready { http: places(hold.http()), key_source: key_source(config, &frame.directories.state).0.to_string() };
-    Ok(Parts { api, tasks, stop, owner, commands: command_queue, http, key, webhooks, ready })
+    Ok(Parts { api, tasks, stop, owner, commands: command_queue, around, http, key, webhooks, ready })
 }
 
-async fn recover(frame: &Frame, store: &Store, gateway: &Gateway, max_attempts: u32) -> Result<(), StartError> {
+/// What agents that are programs get from us.
+fn surroundings(frame: &Frame, handshake: &Handshake, tasks: &Tasks, stop: &Stop) -> Surroundings {
+    let Directories { state, runtime, .. } = &frame.directories;
+    let workers = Workers::new(handshake.supervisor, frame.scope, &frame.instance, state.join(SPOOLS));
+    let database = ["", "-wal", "-shm"].map(|suffix| state.join(format!("{}{suffix}", store::FILE_NAME)));
+    // What people say and the keys are not theirs; who has the control socket is master of the gateway.
+    let hidden = [state.join("api-key"), state.join(SPOOLS), runtime.clone()].into_iter().chain(database).collect();
+    let (instance, workspaces) = (frame.instance.clone(), state.join("workspaces"));
+    Surroundings { workers, tasks: tasks.clone(), stop: stop.clone(), instance, workspaces, hidden }
+}
+
+/// Ends the workers that no unfinished turn will ask for.
+async fn sweep(frame: &Frame, store: &Store, workers: &Workers, unfinished: &[Unfinished]) -> Result<(), StartError> {
+    // Without it there never was a worker, and most gateways need not ask anybody.
+    if !frame.directories.state.join(SPOOLS).exists() {
+        return Ok(());
+    }
+    let mut keep = BTreeSet::new();
+    for Unfinished { turn, .. } in unfinished {
+        let memory = store.memory(turn.session.clone(), turn.agent.clone()).await?;
+        keep.extend(memory.and_then(|memory| worker_of(&memory, turn.id)));
+    }
+    match tokio::time::timeout(SWEEP_PATIENCE, workers.sweep(&keep)).await {
+        Ok(Ok(ended)) if ended.is_empty() => {}
+        Ok(Ok(ended)) => tracing::info!(workers = ended.join(", "), "ended agents that the last life left behind"),
+        Ok(Err(e)) => tracing::warn!(error = %e, "agents of the last life may still be at work"),
+        Err(_) => tracing::warn!("agents of the last life may still be at work: looking for them took too long"),
+    }
+    Ok(())
+}
+
+async fn recover(
+    frame: &Frame,
+    store: &Store,
+    gateway: &Gateway,
+    workers: &Workers,
+    max_attempts: u32,
+) -> Result<(), StartError> {
     let released = store.release_unfinished(max_attempts, PARKED_NOTICE).await?;
+    sweep(frame, store, workers, &released.again).await?;
     let platforms = gateway.outbox().platforms();
     let idempotent = platforms.all().filter(|(_, _, limits)| limits.idempotent).map(|(name, ..)| name.to_owned());
     let (leases, repeated) = store.release_leases(idempotent.collect()).await?;

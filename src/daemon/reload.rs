@@ -41,7 +41,8 @@ fn apply(frame: &Frame, running: &mut Config, new: Config, key: Arc<SecretString
     // What is compared next time is what is in force: sockets are not.
     let http = crate::http::Config { max_connections: running.http.max_connections, ..new.http.clone() };
     parts.http.send_replace(http.clone());
-    let agents = Agents::new(&new.default_agent, &new.agents, Some(&parts.api.gateway.agents()));
+    let before = parts.api.gateway.agents();
+    let agents = Agents::new(&new.default_agent, &new.agents, &parts.around, Some(&before));
     parts.api.gateway.reconfigure(new.turns.clone(), agents);
     let outbox = parts.api.gateway.outbox();
     outbox.reconfigure(Platforms::new(&new.platforms, Some(&outbox.platforms())));

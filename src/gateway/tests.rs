@@ -6,7 +6,7 @@ mod inbox;
 mod machine;
 
 use super::*;
-use crate::agent::{Config as AgentConfig, echo};
+use crate::agent::{Config as AgentConfig, Surroundings, echo};
 use crate::model::message::Message;
 use crate::model::time::Timestamp;
 use crate::model::turn::{Failure, History, Idempotency, Origin, Outcome};
@@ -28,7 +28,7 @@ fn world(config: Config) -> World {
     let slow = AgentConfig::Echo(echo::Config { delay: Duration::from_secs(3600) });
     let agents = BTreeMap::from([("echo".into(), AgentConfig::Echo(echo::Config::default())), ("slow".into(), slow)]);
     let (tasks, stop) = (Tasks::new(), Stop::new());
-    let agents = Agents::new("echo", &agents, None);
+    let agents = Agents::new("echo", &agents, &Surroundings::in_directory(dir.path()), None);
     let outbox = Outbox::new(store.clone(), Default::default(), tasks.clone(), stop.clone(), meters.clone());
     let gateway = Gateway::new(store.clone(), outbox, config, agents, tasks.clone(), stop.clone(), meters);
     World { _dir: dir, gateway, stop, tasks, store, _owner: owner }

@@ -141,6 +141,13 @@ pub struct AgentError {
     pub message: String,
 }
 
+impl AgentError {
+    /// Whether another attempt may mend it.
+    pub fn may_be_repeated(&self) -> bool {
+        matches!(self.disposition, Disposition::Retry { .. })
+    }
+}
+
 /// Who failed when a turn failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {

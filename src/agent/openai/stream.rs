@@ -6,6 +6,7 @@ use axum::body::Bytes;
 use reqwest::Response;
 
 use super::retry;
+use crate::agent::lines::{self, TooLong};
 use crate::model::turn::AgentError;
 use crate::web::cause;
 
@@ -16,13 +17,13 @@ const MAX_LINE: usize = 1024 * 1024;
 pub struct Lines {
     response: Response,
     patience: Duration,
-    buffer: LineBuffer,
+    buffer: lines::Lines,
 }
 
 impl Lines {
     /// Reads `response`; a silence longer than `patience` is an error.
     pub fn new(response: Response, patience: Duration) -> Self {
-        Self { response, patience, buffer: LineBuffer::default() }
+        Self { response, patience, buffer: lines::Lines::new(MAX_LINE) }
     }
 
     /// The next piece of the body as it came.
@@ -34,84 +35,18 @@ impl Lines {
 
     /// The next `data:` line's value; `None` at the end of the body.
     pub async fn next_data(&mut self) -> Result<Option<String>, AgentError> {
+        let too_long = |TooLong| retry(format!("the model's endpoint sent a line of more than {MAX_LINE} bytes"));
         loop {
-            while let Some(line) = self.buffer.next_line() {
-                // Comments, `event:` and `id:` lines carry nothing here.
-                if let Some(data) = line.strip_prefix("data:") {
+            while let Some(line) = self.buffer.next_line().map_err(too_long)? {
+                // Comments, `event:` and `id:` lines carry nothing here. What is no UTF-8 cannot be JSON anyway.
+                if let Some(data) = String::from_utf8_lossy(line).strip_prefix("data:") {
                     return Ok(Some(data.trim().to_owned()));
                 }
             }
             match self.next_chunk().await? {
                 None => return Ok(None),
-                Some(chunk) => {
-                    self.buffer.extend(&chunk).map_err(|TooLong| {
-                        retry(format!("the model's endpoint sent a line of more than {MAX_LINE} bytes"))
-                    })?;
-                }
+                Some(chunk) => self.buffer.extend(&chunk),
             }
         }
-    }
-}
-
-#[derive(Debug, Default)]
-struct LineBuffer {
-    bytes: Vec<u8>,
-    /// Where the next line begins.
-    start: usize,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-struct TooLong;
-
-impl LineBuffer {
-    fn extend(&mut self, chunk: &[u8]) -> Result<(), TooLong> {
-        self.bytes.drain(..self.start);
-        self.start = 0;
-        if self.bytes.len() + chunk.len() > MAX_LINE && !chunk.contains(&b'\n') {
-            return Err(TooLong);
-        }
-        self.bytes.extend_from_slice(chunk);
-        Ok(())
-    }
-
-    /// The next whole line, without its end (LF or CRLF). What is no UTF-8 is replaced: it cannot be JSON anyway.
-    fn next_line(&mut self) -> Option<String> {
-        let rest = &self.bytes[self.start..];
-        let end = rest.iter().position(|byte| *byte == b'\n')?;
-        let line = String::from_utf8_lossy(&rest[..end]).trim_end_matches('\r').to_owned();
-        self.start += end + 1;
-        Some(line)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn lines(chunks: impl IntoIterator<Item = Vec<u8>>) -> Vec<String> {
-        let mut buffer = LineBuffer::default();
-        let mut lines = Vec::new();
-        for chunk in chunks {
-            buffer.extend(&chunk).expect("short");
-            lines.extend(std::iter::from_fn(|| buffer.next_line()));
-        }
-        lines
-    }
-
-    proptest! {
-        #[test]
-        fn lines_do_not_depend_on_how_they_arrive(text in "([a-zäö:{} ]{0,20}\r?\n){0,20}", size in 1usize..40) {
-            let whole = lines([text.clone().into_bytes()]);
-            let pieces = lines(text.as_bytes().chunks(size).map(<[u8]>::to_vec));
-            prop_assert_eq!(whole, pieces);
-        }
-    }
-
-    #[test]
-    fn a_line_without_end_is_refused_before_it_eats_the_memory() {
-        let mut buffer = LineBuffer::default();
-        let refused = (0..100).any(|_| buffer.extend(&[b'x'; 64 * 1024]) == Err(TooLong));
-        assert!(refused && buffer.bytes.len() <= MAX_LINE);
     }
 }

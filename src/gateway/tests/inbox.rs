@@ -35,7 +35,8 @@ async fn spoken(world: &World, turn: TurnId) {
 pub fn slow_world(delay: Duration) -> World {
     let world = world(config());
     let slow = AgentConfig::Echo(echo::Config { delay });
-    let agents = Agents::new("echo", &BTreeMap::from([("echo".into(), slow)]), None);
+    let agents = BTreeMap::from([("echo".into(), slow)]);
+    let agents = Agents::new("echo", &agents, &Surroundings::in_directory(world._dir.path()), None);
     world.gateway.reconfigure(config(), agents);
     world
 }

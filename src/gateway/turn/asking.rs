@@ -65,11 +65,16 @@ impl Gateway {
         let note = (attempts > 0).then(|| CUT_OFF_BEFORE.to_owned());
         let instructions: Vec<_> = turn.instructions.clone().into_iter().chain(note).collect();
         let instructions = (!instructions.is_empty()).then(|| instructions.join("\n\n"));
-        let memory = match agent.remembers() {
-            true => self.inner.store.memory(turn.session.clone(), turn.agent.clone()).await?,
-            false => None,
-        };
+        let memory = self.memory(turn, agent).await?;
         Ok(Prompt { session: turn.session.clone(), turn: turn.id, memory, instructions, messages })
+    }
+
+    /// What the agent keeps of the session.
+    async fn memory(&self, turn: &NewTurn, agent: &Agent) -> Result<Option<String>, StoreError> {
+        match agent.remembers() {
+            true => self.inner.store.memory(turn.session.clone(), turn.agent.clone()).await,
+            false => Ok(None),
+        }
     }
 
     /// Asks again while the agent says "later" and has not begun to speak.
@@ -80,8 +85,9 @@ impl Gateway {
         turn: &NewTurn,
         live: &Live,
     ) -> Result<(TurnEnd, Vec<TurnId>), AgentError> {
+        let mut prompt = prompt.clone();
         for attempt in 1.. {
-            let error = match self.ask(agent, prompt, turn, live).await {
+            let error = match self.ask(agent, &prompt, turn, live).await {
                 Ok(end) => return Ok(end),
                 Err(error) => error,
             };
@@ -92,6 +98,11 @@ impl Gateway {
             let Some(wait) = wait else { return Err(error) };
             tracing::warn!(error = %error, attempt, wait_ms = wait.as_millis() as u64, "the agent is asked again");
             tokio::time::sleep(wait).await;
+            // What it remembered since is what counts.
+            prompt.memory = self.memory(turn, agent).await.map_err(|e| {
+                let message = format!("what the agent remembers cannot be read: {e}");
+                AgentError { disposition: Disposition::Reject, message }
+            })?;
         }
         unreachable!("attempts are counted for ever")
     }
