@@ -135,7 +135,10 @@ impl Acp {
         prompt: &Prompt,
         events: &Events,
     ) -> Result<u64, AgentError> {
-        let usable = |c: &mut Connection| !c.has_ended() && c.position() < RECYCLE_AT;
+        // Another conversation than the remembered one is an old one: the session has begun anew.
+        let usable = |c: &mut Connection| {
+            !c.has_ended() && c.position() < RECYCLE_AT && memory.session.as_ref() == Some(&c.session)
+        };
         if !seat.connection().is_some_and(usable) {
             self.renew(seat, memory, prompt, events).await?;
         }
@@ -361,3 +364,6 @@ fn end(result: &Value) -> Result<TurnEnd, AgentError> {
         _ => Ok(TurnEnd { finish: Finish::Stop, usage }),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -214,3 +214,6 @@ impl Drop for Work<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 mod outbox;
 
 use super::*;
+use crate::model::address::Source;
 use crate::model::id::TurnId;
 use crate::model::message::Message;
 use crate::model::time::Timestamp;
@@ -45,6 +46,21 @@ fn turn(session: &str, text: &str) -> NewTurn {
 
 fn completed(text: &str) -> Outcome {
     Outcome::Completed { text: text.into(), finish: Finish::Stop, usage: Usage { input_tokens: 1, output_tokens: 2 } }
+}
+
+#[tokio::test]
+async fn a_conversation_that_begins_anew_is_not_remembered() {
+    let home = Home::new();
+    let (store, _owner) = home.open();
+    let (old, new) = (turn("s", "old"), turn("s", "new"));
+    let (session, agent) = (old.session.clone(), old.agent.clone());
+    store.record_turn(old, true).await.expect("recorded");
+    store.remember(session.clone(), agent.clone(), "m".into()).await.expect("remembered");
+    assert_eq!(store.memory(session.clone(), agent.clone()).await.expect("read"), Some("m".into()));
+    let source = Source { platform: "p".into(), account: "a".into(), message: "1".into() };
+    let begins = Arrival::Begins { source, turn: Box::new(new), started: true, fresh: true };
+    store.receive(vec![begins], None, Timestamp::now()).await.expect("received");
+    assert_eq!(store.memory(session, agent).await.expect("read"), None);
 }
 
 #[tokio::test]

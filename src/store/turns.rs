@@ -188,6 +188,8 @@ pub(super) fn insert(connection: &Connection, turn: &NewTurn, started: bool, fre
     if fresh {
         let sql = "UPDATE sessions SET fresh_from = ?2 WHERE id = ?1";
         connection.prepare_cached(sql)?.execute([session, seq])?;
+        // What agents kept of the old conversation would carry it on.
+        connection.prepare_cached("DELETE FROM memories WHERE session = ?1")?.execute([session])?;
     }
     let (parent, context) = match &turn.history {
         // Only a turn that may be attempted again needs it; a given history can be long.
