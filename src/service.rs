@@ -18,3 +18,4 @@ pub mod sockets;
 pub mod systemd;
 pub mod units;
 pub mod watchdog;
+pub mod worker;
