@@ -69,6 +69,8 @@ pub(super) fn plain(spec: &Spec, program: &Path, stdin: OwnedFd, stdout: OwnedFd
         ("WorkingDirectory", text(&spec.directory).into()),
         ("StandardInputFileDescriptor", Fd::from(stdin).into()),
         ("StandardOutputFileDescriptor", Fd::from(stdout).into()),
+        // Says nothing of stdout, which is the spool. But where both say "journal", stderr becomes what stdout is.
+        ("StandardOutput", "null".into()),
         ("StandardError", "journal".into()),
         ("SyslogIdentifier", "hermes-agent".into()),
         // How it ended can still be asked for when nobody was there at the moment; whoever asked clears it away.
@@ -107,7 +109,14 @@ pub(super) fn environment(given: &BTreeMap<String, String>, file: &Path, of_mana
     unset.retain(|name| !given.contains_key(name));
     unset.sort_unstable();
     unset.dedup();
-    vec![("EnvironmentFiles", vec![(text(file), false)].into()), ("UnsetEnvironment", unset.into())]
+    vec![("EnvironmentFiles", vec![(pattern(file), false)].into()), ("UnsetEnvironment", unset.into())]
+}
+
+/// A path where systemd expects a glob pattern.
+fn pattern(path: &Path) -> String {
+    let is_special = |c| matches!(c, '\\' | '*' | '?' | '[' | ']');
+    let escaped = |c| is_special(c).then_some('\\').into_iter().chain([c]);
+    text(path).chars().flat_map(escaped).collect()
 }
 
 /// The properties that need namespaces, which some machines let no user make.
@@ -145,4 +154,76 @@ pub(super) fn namespaces(scope: Scope, view: &View, network: bool) -> Vec<Proper
 
 fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::worker::{Input, Limits, Sandbox};
+
+    fn spec() -> Spec {
+        Spec {
+            name: "n".into(),
+            description: "d".into(),
+            command: vec!["sh".into(), "$HOME %h".into()],
+            environment: BTreeMap::from([("HOME".into(), "/h".into())]),
+            directory: "/h/work".into(),
+            input: Input::Open,
+            limits: Limits { memory: Some(1 << 20), cpu_percent: Some(50), ..Limits::default() },
+            sandbox: Sandbox::default(),
+        }
+    }
+
+    fn shown(properties: &[Property], name: &str) -> Option<String> {
+        properties.iter().find(|(n, _)| *n == name).map(|(_, value)| format!("{value:?}"))
+    }
+
+    fn null() -> OwnedFd {
+        std::fs::File::open("/dev/null").expect("/dev/null").into()
+    }
+
+    #[test]
+    fn only_the_limits_that_are_wanted_are_set() {
+        let properties = plain(&spec(), Path::new("/bin/sh"), null(), null());
+        assert_eq!(shown(&properties, "MemoryMax").as_deref(), Some("U64(1048576)"));
+        assert_eq!(shown(&properties, "MemorySwapMax").as_deref(), Some("U64(0)"));
+        assert_eq!(shown(&properties, "CPUQuotaPerSecUSec").as_deref(), Some("U64(500000)"));
+        for absent in ["TasksMax", "RuntimeMaxUSec", "CPUWeight", "RestrictAddressFamilies"] {
+            assert_eq!(shown(&properties, absent), None, "{absent}");
+        }
+        let mut isolated = spec();
+        isolated.sandbox.network = false;
+        let properties = plain(&isolated, Path::new("/bin/sh"), null(), null());
+        assert!(shown(&properties, "RestrictAddressFamilies").is_some());
+    }
+
+    #[test]
+    fn what_is_given_stays_in_the_environment_and_the_managers_own_goes() {
+        let file = Path::new("/s/[x]/a\\x2f/environment");
+        let properties = environment(&spec().environment, file, vec!["MINE".into(), "HOME".into()]);
+        let unset = shown(&properties, "UnsetEnvironment").expect("set");
+        assert!(
+            unset.contains("\"MINE\"") && unset.contains("\"NOTIFY_SOCKET\"") && !unset.contains("\"HOME\""),
+            "{unset}"
+        );
+        assert_eq!(pattern(file), "/s/\\[x\\]/a\\\\x2f/environment", "the file's name is a pattern to systemd");
+    }
+
+    #[test]
+    fn what_lies_in_a_hidden_or_private_directory_is_brought_back() {
+        let paths = |texts: &[&str]| texts.iter().map(PathBuf::from).collect::<Vec<_>>();
+        let view = View {
+            writable: paths(&["/h/state/work", "/tmp/x", "/h/code"]),
+            hidden_directories: paths(&["/h/state"]),
+            hidden_files: paths(&["/h/key"]),
+        };
+        let properties = namespaces(Scope::User, &view, false);
+        let bound = shown(&properties, "BindPaths").expect("set");
+        assert!(bound.contains("/h/state/work") && bound.contains("/tmp/x") && !bound.contains("/h/code"), "{bound}");
+        assert!(shown(&properties, "ReadWritePaths").expect("set").contains("/h/code"));
+        assert!(shown(&properties, "InaccessiblePaths").expect("set").contains("/h/key"));
+        assert!(shown(&properties, "PrivateUsers").is_some() && shown(&properties, "PrivateNetwork").is_some());
+        let of_root = namespaces(Scope::System, &view, true);
+        assert!(shown(&of_root, "PrivateUsers").is_none() && shown(&of_root, "PrivateNetwork").is_none());
+    }
 }
