@@ -173,3 +173,6 @@ pub enum WorkerError {
     #[error(transparent)]
     Manager(#[from] ManagerError),
 }
+
+#[cfg(test)]
+mod tests;

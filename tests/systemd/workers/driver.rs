@@ -1,7 +1,7 @@
 //! A life of the gateway, as far as workers are concerned: a process that starts, finds and reads workers as it is told.
 //!
 //! It is this very test binary, run inside of a machine as the one test below, which does what `WORKER_DO` says: a verb,
-//! a worker's name, and the rest. What it finds out it prints in lines that begin with [`TOLD`].
+//! a worker's name, and the rest. What it finds out it prints in lines that begin with [`TOLD`], as JSON strings.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -16,7 +16,7 @@ use hermes_gateway::service::worker::{Input, Limits, Output, Sandbox, Spec, Work
 pub const TOLD: &str = "told: ";
 
 fn tell(text: impl std::fmt::Display) {
-    println!("{TOLD}{}", text.to_string().escape_debug());
+    println!("{TOLD}{}", serde_json::Value::String(text.to_string()));
     std::io::stdout().flush().expect("stdout");
 }
 
