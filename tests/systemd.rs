@@ -14,6 +14,7 @@ mod life;
 mod scopes;
 mod storms;
 mod units;
+mod workers;
 
 /// Longest time for anything to become true inside.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,4 +1,4 @@
-//! The service manager over D-Bus, for the command line: install, start, stop, and what it says of our unit.
+//! The service manager over D-Bus: install, start, stop, and what it says of our unit. [`super::worker`] builds on it.
 //!
 //! A user's manager is reached also where a login left no `DBUS_SESSION_BUS_ADDRESS` (ssh, `su -`, cron): its bus has a
 //! fixed place. Its private socket is of no use to us: it signs its messages with a name that zbus takes for a forgery.
@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use zbus::Connection;
 use zbus::OwnedObjectPath;
+use zbus::Variant;
 use zbus::connection::Builder;
 
 use super::directories::Scope;
@@ -20,17 +21,32 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(25);
 /// Longest time for a job; a stop may drain for as long as its time-outs allow.
 const JOB_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// Name, description, load, active and sub state, what it follows, its object, its job, the job's kind and object.
+pub(super) type ListedUnit =
+    (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
+
 #[zbus::proxy(
     interface = "org.freedesktop.systemd1.Manager",
     default_service = "org.freedesktop.systemd1",
     default_path = "/org/freedesktop/systemd1"
 )]
-trait Manager {
+pub(super) trait Manager {
     fn subscribe(&self) -> zbus::Result<()>;
     fn reload(&self) -> zbus::Result<()>;
     fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
+    fn get_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
+    fn start_transient_unit(
+        &self,
+        name: &str,
+        mode: &str,
+        properties: &[(&str, Variant<'_>)],
+        auxiliary: &[(&str, &[(&str, Variant<'_>)])],
+    ) -> zbus::Result<OwnedObjectPath>;
+    fn kill_unit(&self, name: &str, whom: &str, signal: i32) -> zbus::Result<()>;
+    fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
+    fn list_units_by_patterns(&self, states: &[&str], patterns: &[&str]) -> zbus::Result<Vec<ListedUnit>>;
     fn enable_unit_files(
         &self,
         files: &[&str],
@@ -39,12 +55,15 @@ trait Manager {
     ) -> zbus::Result<(bool, Vec<(String, String, String)>)>;
     fn disable_unit_files(&self, files: &[&str], runtime: bool) -> zbus::Result<Vec<(String, String, String)>>;
 
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn environment(&self) -> zbus::Result<Vec<String>>;
+
     #[zbus(signal)]
     fn job_removed(&self, id: u32, job: OwnedObjectPath, unit: String, result: String) -> zbus::Result<()>;
 }
 
 #[zbus::proxy(interface = "org.freedesktop.systemd1.Unit", default_service = "org.freedesktop.systemd1")]
-trait Unit {
+pub(super) trait Unit {
     #[zbus(property)]
     fn load_state(&self) -> zbus::Result<String>;
     #[zbus(property)]
@@ -56,7 +75,7 @@ trait Unit {
 }
 
 #[zbus::proxy(interface = "org.freedesktop.systemd1.Service", default_service = "org.freedesktop.systemd1")]
-trait Service {
+pub(super) trait Service {
     #[zbus(property)]
     fn result(&self) -> zbus::Result<String>;
     #[zbus(property)]
@@ -66,7 +85,11 @@ trait Service {
     #[zbus(property)]
     fn status_text(&self) -> zbus::Result<String>;
     #[zbus(property)]
+    fn exec_main_code(&self) -> zbus::Result<i32>;
+    #[zbus(property)]
     fn exec_main_status(&self) -> zbus::Result<i32>;
+    #[zbus(property)]
+    fn control_group(&self) -> zbus::Result<String>;
 }
 
 #[zbus::proxy(
@@ -96,6 +119,9 @@ pub enum ManagerError {
     /// It is there and does not let us in.
     #[error("the service manager cannot be reached at any of: {}", .0.join("; "))]
     Unreachable(Vec<String>),
+    /// It is busy with itself (`daemon-reexec`), or its bus is gone; it may be back in a moment.
+    #[error("the service manager does not answer now: {0}")]
+    Away(String),
     /// It said no.
     #[error("{0}")]
     Refused(String),
@@ -115,9 +141,20 @@ impl From<zbus::Error> for ManagerError {
     fn from(error: zbus::Error) -> Self {
         match error {
             zbus::Error::MethodError(name, text, _) => Self::Refused(text.unwrap_or_else(|| name.to_string())),
+            zbus::Error::FDO(error) if is_away(&error) => Self::Away(error.to_string()),
+            zbus::Error::InputOutput(error) => Self::Away(error.to_string()),
             other => Self::Refused(other.to_string()),
         }
     }
+}
+
+/// Whether the bus says that nobody answered, rather than the manager that it will not.
+fn is_away(error: &zbus::fdo::Error) -> bool {
+    use zbus::fdo::Error::{Disconnected, NameHasNoOwner, NoReply, NoServer, ServiceUnknown, TimedOut, Timeout};
+    matches!(
+        error,
+        Disconnected(_) | NameHasNoOwner(_) | NoReply(_) | NoServer(_) | ServiceUnknown(_) | TimedOut(_) | Timeout(_)
+    )
 }
 
 /// What the service manager says of a service.
@@ -149,8 +186,8 @@ pub struct UnitReport {
 #[derive(Debug)]
 pub struct ServiceManager {
     scope: Scope,
-    connection: Connection,
-    manager: ManagerProxy<'static>,
+    pub(super) connection: Connection,
+    pub(super) manager: ManagerProxy<'static>,
 }
 
 impl ServiceManager {
@@ -194,7 +231,7 @@ impl ServiceManager {
         self.job(unit, self.manager.stop_unit(unit, "replace")).await
     }
 
-    async fn job(
+    pub(super) async fn job(
         &self,
         unit: &str,
         call: impl Future<Output = zbus::Result<OwnedObjectPath>>,
