@@ -13,6 +13,7 @@ mod hung_disk;
 mod life;
 mod scopes;
 mod storms;
+mod survival;
 mod units;
 mod workers;
 
