@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::gateway::{Answer, Gateway, Home};
 
+mod damage;
 mod mount;
 
 use mount::{Mount, end_of, start_or_end};
