@@ -15,6 +15,7 @@ use crate::gateway::{Answer, Gateway, Home};
 
 mod damage;
 mod mount;
+mod webhooks;
 
 use mount::{Mount, end_of, start_or_end};
 
