@@ -18,11 +18,13 @@ use crate::policy::session::Busy;
 use crate::stop::{Stop, Tasks};
 use crate::store::{Store, StoreError, Unfinished};
 
+mod again;
 mod chats;
 mod gathering;
 mod inbox;
 mod lanes;
 mod live;
+mod mark;
 mod outbox;
 mod pace;
 mod reply;
@@ -32,7 +34,8 @@ use gathering::Gatherings;
 pub use inbox::{Inbound, Taken};
 use lanes::Lanes;
 use live::Live;
-pub use live::{Progress, Watch};
+pub use live::{Progress, Resumed, Watch};
+pub use mark::{Mark, Told};
 pub use outbox::Outbox;
 pub use reply::PARKED_NOTICE;
 use turn::Assignment;
@@ -185,7 +188,8 @@ impl Gateway {
     pub fn resume(&self, unfinished: Vec<Unfinished>) {
         for Unfinished { turn, attempts } in unfinished {
             tracing::info!(turn = %turn.id, session = %turn.session, attempts, "taking up a turn that a crash cut off");
-            let (place, live) = (self.inner.lanes.enter(&turn.session), self.add_live(&turn));
+            let (place, live) = (self.inner.lanes.enter(&turn.session), self.add_live(&turn, attempts));
+            self.give_up_unclaimed(&turn, &live);
             let (permit, gathering, busy) = (None, None, Busy::Queue);
             let assignment = Assignment { turn, live, place, permit, gathering, busy, attempts };
             self.inner.tasks.spawn("turn", self.clone().run(assignment));
@@ -205,23 +209,23 @@ impl Gateway {
 
     /// `None` if it neither runs nor ended: its end could not be stored, and the next life takes it up.
     async fn watch(&self, record: &TurnRecord) -> Result<Option<Watch>, StoreError> {
-        if let Some(outcome) = &record.outcome {
-            return Ok(Some(Watch::ended(record.session.clone(), outcome.clone())));
+        if let Some(ended) = Watch::ended(record) {
+            return Ok(Some(ended));
         }
         if let Some(live) = self.live().get(&record.id) {
             return Ok(Some(live.watch()));
         }
         // It ended between the two looks: the store knows before the map forgets.
         let again = self.inner.store.turn(record.id).await?;
-        Ok(again.and_then(|record| record.outcome.map(|outcome| Watch::ended(record.session, outcome))))
+        Ok(again.as_ref().and_then(Watch::ended))
     }
 
     fn settings(&self) -> Settings {
         self.inner.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn add_live(&self, turn: &NewTurn) -> Arc<Live> {
-        let live = Arc::new(Live::new(turn));
+    fn add_live(&self, turn: &NewTurn, attempts: u32) -> Arc<Live> {
+        let live = Arc::new(Live::new(turn, attempts));
         self.live().insert(turn.id, live.clone());
         live
     }

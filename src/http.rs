@@ -31,6 +31,7 @@ pub mod refusal;
 mod responses;
 pub mod server;
 mod sse;
+mod telling;
 pub mod webhooks;
 
 use control::Command;

@@ -17,6 +17,7 @@ mod condition;
 mod error;
 mod inbox;
 mod outbox;
+mod pieces;
 mod schema;
 mod sessions;
 mod turns;

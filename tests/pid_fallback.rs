@@ -204,10 +204,10 @@ fn can_run(what: &str, probe: &[&str]) -> bool {
 }
 
 /// Moments to do harm at. The same seed gives the same ones: `PID_FALLBACK_SEED`.
-struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    fn seeded(what: &str) -> Self {
+    pub fn seeded(what: &str) -> Self {
         let now = std::time::UNIX_EPOCH.elapsed().expect("the clock is past 1970").as_nanos() as u64;
         let named = std::env::var("PID_FALLBACK_SEED").ok().map(|seed| seed.parse().expect("a seed is a number"));
         let seed = named.unwrap_or(now);
@@ -216,7 +216,7 @@ impl Random {
     }
 
     /// SplitMix64.
-    fn next(&mut self) -> u64 {
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

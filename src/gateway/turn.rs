@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tracing::Instrument;
@@ -11,34 +10,25 @@ use tracing::Instrument;
 use super::gathering::Gathering;
 use super::lanes::{Lane, Place};
 use super::live::{Cut, Live};
-use super::{Gateway, Settings, SubmitError, Ticket, dice, reply};
-use crate::agent::{Agent, Events, Prompt, Report, Steering};
+use super::{Gateway, SubmitError, Ticket, dice, reply};
 use crate::fault;
 use crate::meter::TurnLabels;
-use crate::model::disposition::Disposition;
 use crate::model::id::TurnId;
-use crate::model::time::in_words;
-use crate::model::turn::{AgentError, Failure, Finish, History, NewTurn, Outcome, TurnEnd, Usage};
+use crate::model::turn::{Failure, NewTurn, Origin, Outcome};
 use crate::policy::backoff::Backoff;
 use crate::policy::session::Busy;
-use crate::stop::panic_text;
+use crate::stop::Stop;
 use crate::store::{Ending, Recorded, StoreError};
+
+mod asking;
 
 /// The right to be among the turns that run.
 pub type Permit = OwnedSemaphorePermit;
-
-/// An agent that says "later" is asked again a few times, while the person waits.
-const AGENT_BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), cap: Duration::from_secs(20), attempts: 4 };
 
 /// An end that cannot be stored is tried again, while whoever watches waits.
 const STORE_BACKOFF: Backoff = Backoff { first: Duration::from_millis(250), cap: Duration::from_secs(2), attempts: 4 };
 /// The pause between two looks whether a disk takes data again, for turns that are owed to somebody.
 const ROOM_PAUSE: Duration = Duration::from_secs(2);
-
-/// What an agent is told whose turn was cut off before.
-const CUT_OFF_BEFORE: &str = "Note from the gateway: an earlier attempt at this message was cut off when the gateway \
-    stopped or crashed, and what came of it is unknown. Before you repeat an action that must not be done twice, check \
-    whether it was done already.";
 
 /// How the work on a turn went.
 enum Work {
@@ -82,7 +72,7 @@ impl Gateway {
         permit: Option<Permit>,
         reply: oneshot::Sender<Result<Ticket, SubmitError>>,
     ) {
-        let live = self.add_live(&turn);
+        let live = self.add_live(&turn, 0);
         // Watching from here on, so that a caller who left is noticed as the last watcher.
         let watch = live.watch();
         match self.inner.store.record_turn(turn.clone(), permit.is_some()).await {
@@ -127,7 +117,7 @@ impl Gateway {
                     drop((lane, permit));
                     return began.elapsed();
                 }
-                None => cut_off(&turn, &live, started),
+                None => cut_off(&turn, &live, &self.inner.stop, started),
             };
             self.end(&turn, &live, work).await;
             began.elapsed()
@@ -192,8 +182,8 @@ impl Gateway {
         let _running = Counted::new(&self.inner.meters.turns_running);
         let work = tokio::select! {
             biased;
-            () = live.is_cut() => cut_off(turn, live, true),
-            () = self.inner.stop.hardened() => cut_off(turn, live, true),
+            () = live.is_cut() => cut_off(turn, live, &self.inner.stop, true),
+            () = self.inner.stop.hardened() => cut_off(turn, live, &self.inner.stop, true),
             (outcome, absorbed) = self.answer(turn, live, agent, &settings, attempts) => Work::Ended(outcome, absorbed),
         };
         live.set_steering(None);
@@ -210,57 +200,11 @@ impl Gateway {
             }
             tokio::select! {
                 biased;
-                () = live.is_cut() => return Err(cut_off(turn, live, false)),
-                () = self.inner.stop.softened() => return Err(cut_off(turn, live, false)),
+                () = live.is_cut() => return Err(cut_off(turn, live, &self.inner.stop, false)),
+                () = self.inner.stop.softened() => return Err(cut_off(turn, live, &self.inner.stop, false)),
                 () = tokio::time::sleep(ROOM_PAUSE) => {}
             }
         }
-    }
-
-    async fn answer(
-        &self,
-        turn: &NewTurn,
-        live: &Live,
-        agent: &Agent,
-        settings: &Settings,
-        attempts: u32,
-    ) -> (Outcome, Vec<TurnId>) {
-        let timeout = settings.config.timeout;
-        let prompt = match self.prompt(turn, agent, attempts).await {
-            Ok(prompt) => prompt,
-            Err(e) => return (store_failed(&e), Vec::new()),
-        };
-        match tokio::time::timeout(timeout, self.ask_patiently(agent, &prompt, turn, live)).await {
-            Err(_) => {
-                let message = format!("the agent took longer than {}", in_words(timeout));
-                (Outcome::Failed { failure: Failure::Timeout, message }, Vec::new())
-            }
-            Ok(Err(error)) => (Outcome::Failed { failure: Failure::Agent, message: error.message }, Vec::new()),
-            Ok(Ok((TurnEnd { finish, usage }, absorbed))) => {
-                let text = live.text();
-                let read = prompt.messages.iter().map(|message| message.content.as_str());
-                let usage = usage.unwrap_or_else(|| Usage::estimate(read, &text));
-                (Outcome::Completed { text, finish, usage }, absorbed)
-            }
-        }
-    }
-
-    async fn prompt(&self, turn: &NewTurn, agent: &Agent, attempts: u32) -> Result<Prompt, StoreError> {
-        let mut messages = match &turn.history {
-            _ if !agent.wants_history() => Vec::new(),
-            History::Given(messages) => messages.clone(),
-            History::Session => self.inner.store.session_history(turn.session.clone()).await?,
-            History::Chain(last) => self.inner.store.chain_history(*last).await?,
-        };
-        messages.extend(turn.input.iter().cloned());
-        let note = (attempts > 0).then(|| CUT_OFF_BEFORE.to_owned());
-        let instructions: Vec<_> = turn.instructions.clone().into_iter().chain(note).collect();
-        let instructions = (!instructions.is_empty()).then(|| instructions.join("\n\n"));
-        let memory = match agent.remembers() {
-            true => self.inner.store.memory(turn.session.clone(), turn.agent.clone()).await?,
-            false => None,
-        };
-        Ok(Prompt { session: turn.session.clone(), turn: turn.id, memory, instructions, messages })
     }
 
     /// Stores the end, then tells it.
@@ -302,6 +246,9 @@ impl Gateway {
         absorbed: &[TurnId],
     ) -> Result<(), StoreError> {
         let outbox = &self.inner.outbox;
+        // Only a response can be read again event by event.
+        let is_numbered = turn.keep && turn.origin == Origin::Responses && matches!(outcome, Outcome::Completed { .. });
+        let pieces = if is_numbered { live.pieces() } else { Vec::new() };
         let delivery = turn.deliver.as_ref().and_then(|target| {
             let limit = outbox.limits(target.platform()).and_then(|limits| limits.text);
             reply::delivery(turn.session.clone(), target, outcome, limit)
@@ -309,7 +256,8 @@ impl Gateway {
         fault::point("turn.ending");
         for attempt in 1.. {
             let claimed = delivery.as_ref().and_then(|delivery| outbox.claim(&delivery.target));
-            let ending = Ending { delivery: delivery.clone(), lease: claimed.is_some(), absorbed: absorbed.to_vec() };
+            let (lease, absorbed) = (claimed.is_some(), absorbed.to_vec());
+            let ending = Ending { delivery: delivery.clone(), lease, absorbed, pieces: pieces.clone() };
             match self.inner.store.end_turn(turn.id, outcome.clone(), ending).await {
                 Ok(leased) => {
                     fault::point("turn.ended");
@@ -363,109 +311,16 @@ impl Gateway {
 }
 
 /// What becomes of a turn that does not go on.
-fn cut_off(turn: &NewTurn, live: &Live, begun: bool) -> Work {
+fn cut_off(turn: &NewTurn, live: &Live, stop: &Stop, begun: bool) -> Work {
     match live.why_cut() {
+        // With a hard stop everybody leaves; that does not mean that nobody wants it.
+        Some(Cut::Unwanted) if turn.keep && stop.is_hard() => Work::LeftOver { begun },
         Some(Cut::Unwanted) => Work::Ended(Outcome::Cancelled, Vec::new()),
         Some(Cut::Superseded) => Work::Ended(Outcome::Superseded, Vec::new()),
         Some(Cut::Absorbed(by)) => Work::Absorbed(by),
         // The gateway stops.
         None if turn.keep => Work::LeftOver { begun },
         None => Work::Ended(Outcome::Interrupted, Vec::new()),
-    }
-}
-
-impl Gateway {
-    /// Asks again while the agent says "later" and has not begun to speak.
-    async fn ask_patiently(
-        &self,
-        agent: &Agent,
-        prompt: &Prompt,
-        turn: &NewTurn,
-        live: &Live,
-    ) -> Result<(TurnEnd, Vec<TurnId>), AgentError> {
-        for attempt in 1.. {
-            let error = match self.ask(agent, prompt, turn, live).await {
-                Ok(end) => return Ok(end),
-                Err(error) => error,
-            };
-            let wait = match error.disposition {
-                Disposition::Retry { after } if !live.has_spoken() => AGENT_BACKOFF.after(attempt, after, dice()),
-                _ => None,
-            };
-            let Some(wait) = wait else { return Err(error) };
-            tracing::warn!(error = %error, attempt, wait_ms = wait.as_millis() as u64, "the agent is asked again");
-            tokio::time::sleep(wait).await;
-        }
-        unreachable!("attempts are counted for ever")
-    }
-
-    /// One attempt: the agent's events go to the watchers; its panic is an error of this turn only. Its end, and the
-    /// turns that it took up.
-    async fn ask(
-        &self,
-        agent: &Agent,
-        prompt: &Prompt,
-        turn: &NewTurn,
-        live: &Live,
-    ) -> Result<(TurnEnd, Vec<TurnId>), AgentError> {
-        let (steer, mut steering) = Steering::channel();
-        live.set_steering(agent.can_be_steered().then_some(steer));
-        let end = self.listen(agent, prompt, turn, live, &mut steering).await?;
-        Ok((end, steering.taken()))
-    }
-
-    async fn listen(
-        &self,
-        agent: &Agent,
-        prompt: &Prompt,
-        turn: &NewTurn,
-        live: &Live,
-        steering: &mut Steering,
-    ) -> Result<TurnEnd, AgentError> {
-        let (events, mut heard) = Events::channel();
-        let work = std::panic::AssertUnwindSafe(agent.turn(prompt.clone(), events, steering)).catch_unwind();
-        let mut work = Box::pin(work);
-        let mut end = None;
-        loop {
-            // The pipe is closed when the agent is through, and it is emptied before the end counts.
-            tokio::select! {
-                result = &mut work, if end.is_none() => end = Some(result),
-                report = heard.recv() => {
-                    let Some(report) = report else { break };
-                    if !self.hear(report, turn, live).await {
-                        return Ok(TurnEnd { finish: Finish::Length, usage: None });
-                    }
-                }
-            }
-        }
-        let result = match end {
-            Some(result) => result,
-            None => work.await,
-        };
-        result.unwrap_or_else(|panic| {
-            tracing::error!(panic = panic_text(panic.as_ref()), "an agent panicked");
-            Err(AgentError { disposition: Disposition::Reject, message: "the agent failed inside the gateway".into() })
-        })
-    }
-
-    /// Takes what an agent reports; whether there is room for more.
-    async fn hear(&self, report: Report, turn: &NewTurn, live: &Live) -> bool {
-        match report {
-            Report::Said(event) => return live.add(event),
-            Report::Remember(text, stored) => {
-                match self.inner.store.remember(turn.session.clone(), turn.agent.clone(), text).await {
-                    Ok(()) => drop(stored.send(())),
-                    // Dropping the sender tells the agent.
-                    Err(e) => tracing::error!(error = %e, "what an agent has to remember could not be stored"),
-                }
-            }
-            Report::Resumed => {
-                if let Err(e) = self.inner.store.forgive_turn(turn.id).await {
-                    tracing::warn!(error = %e, "an attempt that goes on will count as one that failed");
-                }
-            }
-        }
-        true
     }
 }
 

@@ -9,6 +9,8 @@ CREATE UNIQUE INDEX turns_of_session ON turns (session, seq);
 ALTER TABLE turns ADD COLUMN deliver TEXT;
 -- How many of the attempts ended in order, with the gateway: those are nobody's fault.
 ALTER TABLE turns ADD COLUMN deferrals INTEGER NOT NULL DEFAULT 0;
+-- The lengths of the pieces in which a response was said: who reads it again by event numbers gets the same events.
+ALTER TABLE turns ADD COLUMN pieces BLOB;
 -- Pruning looks for the oldest that have ended.
 CREATE INDEX turns_ended ON turns (ended) WHERE ended IS NOT NULL;
 

@@ -96,7 +96,7 @@ impl World {
         let id = turn.id;
         self.store.record_turn(turn, true).await.expect("recorded");
         let delivery = NewDelivery { target: target(chat), kind: Kind::Reply, session: None, parts: parts.clone() };
-        let ending = Ending { delivery: Some(delivery), lease, absorbed: Vec::new() };
+        let ending = Ending { delivery: Some(delivery), lease, ..Ending::default() };
         let leased = self.store.end_turn(id, completed("y"), ending).await.expect("ends");
         let known = &mut self.chats[chat];
         let alone = known.queue.is_empty() && known.leased.is_none();
