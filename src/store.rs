@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::meter::Meters;
 
+mod condition;
 mod error;
 mod inbox;
 mod outbox;
@@ -22,6 +23,7 @@ mod sessions;
 mod turns;
 mod writer;
 
+use condition::Condition;
 pub use error::{OpenError, StoreError};
 pub use inbox::{Arrival, Received};
 pub use outbox::{Due, MAX_AHEAD_MS};
@@ -39,6 +41,7 @@ type Read = Box<dyn FnOnce(&Connection) + Send>;
 pub struct Store {
     writes: mpsc::Sender<writer::Request>,
     reads: mpsc::Sender<Read>,
+    condition: Arc<Condition>,
 }
 
 /// The store's threads. Its end joins them, after everything queued is done.
@@ -65,7 +68,8 @@ impl Store {
             // The last connection to close takes the log's files away, and only one that writes can.
             join(reader);
         })?;
-        Ok((Self { writes, reads }, StoreOwner { writer }))
+        let condition = Arc::new(Condition::new(&path));
+        Ok((Self { writes, reads, condition }, StoreOwner { writer }))
     }
 
     /// Runs `work` in a transaction and returns when it is on disk.
@@ -77,7 +81,9 @@ impl Store {
         let (reply, answer) = oneshot::channel();
         let job = writer::job(work, reply);
         self.writes.send(writer::Request::Write(job)).await.map_err(|_| StoreError::closed())?;
-        answer.await.map_err(|_| StoreError::closed())?
+        let result = answer.await.map_err(|_| StoreError::closed())?;
+        self.condition.wrote(&result);
+        result
     }
 
     /// Runs `work` on the reading connection, which sees all that was committed before.
@@ -89,7 +95,23 @@ impl Store {
         let (reply, answer) = oneshot::channel();
         let job: Read = Box::new(move |connection| drop(reply.send(work(connection))));
         self.reads.send(job).await.map_err(|_| StoreError::closed())?;
-        answer.await.map_err(|_| StoreError::closed())?
+        let result = answer.await.map_err(|_| StoreError::closed())?;
+        self.condition.read(&result);
+        result
+    }
+
+    /// What is wrong with the disk, if something is. A disk that took nothing is tried again, for nobody else may.
+    pub async fn trouble(&self) -> Option<StoreError> {
+        if let Some(StoreError::NoRoom(_)) = self.condition.trouble() {
+            // Changes nothing and is written all the same. What came of it is in the condition.
+            let _noted = self
+                .write(|connection| {
+                    let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+                    Ok(connection.execute_batch(&format!("PRAGMA user_version = {version}"))?)
+                })
+                .await;
+        }
+        self.condition.trouble()
     }
 
     /// Returns when both threads have answered; proof that the store works.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::crashes::world::{Platform, World};
 
-mod agent;
+pub mod agent;
 mod verdict;
 mod world;
 

@@ -38,6 +38,7 @@ mod image;
 mod log;
 mod platter;
 mod turns;
+mod webhooks;
 
 use dice::Dice;
 use disk::{PoweredDisk, images};

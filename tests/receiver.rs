@@ -38,6 +38,8 @@ struct Shared {
     calls: Mutex<Vec<Call>>,
     /// Answers to give before it says yes to everything: status, further header lines.
     script: Mutex<VecDeque<(u16, String)>>,
+    /// Whoever holds it makes all answers wait.
+    gate: Mutex<()>,
     ended: AtomicBool,
 }
 
@@ -68,6 +70,11 @@ impl Receiver {
         self.shared.script.lock().expect("no panic").extend(answers.iter().map(|(code, more)| (*code, (*more).into())));
     }
 
+    /// What comes is taken and not answered for as long as this is held.
+    pub fn hold(&self) -> MutexGuard<'_, ()> {
+        self.shared.gate.lock().expect("no panic")
+    }
+
     /// What a reader of the platform sees, who knows a repetition by its key: each delivery once, in its place.
     pub fn delivered(&self) -> Vec<Call> {
         let mut seen = std::collections::HashSet::new();
@@ -88,6 +95,7 @@ impl Shared {
             let scripted = self.script.lock().expect("no panic").pop_front();
             // In the ledger before it is answered, like a platform that has shown the message already.
             self.calls.lock().expect("no panic").push(call);
+            drop(self.gate.lock().expect("no panic"));
             let (code, more) = scripted.unwrap_or((200, String::new()));
             let answer = format!("HTTP/1.1 {code} Scripted\r\n{more}content-length: 0\r\n\r\n");
             if reader.get_mut().write_all(answer.as_bytes()).is_err() {

@@ -13,7 +13,9 @@ use serde_json::json;
 
 use crate::gateway::{Answer, Gateway, Home};
 
+mod damage;
 mod mount;
+mod webhooks;
 
 use mount::{Mount, end_of, start_or_end};
 

@@ -33,7 +33,7 @@ use crate::service::sockets::{BindError, Listener};
 use crate::service::worker::Workers;
 use crate::service::{process, sockets, watchdog};
 use crate::stop::{Stop, Tasks};
-use crate::store::{self, Store, Unfinished};
+use crate::store::{self, OpenError, Store, StoreError, Unfinished};
 
 /// Where a gateway listens when neither systemd nor the configuration says: Hermes' API port, so its clients find it.
 const DEFAULT_ADDRESS: &str = "127.0.0.1:8642";
@@ -238,7 +238,14 @@ pub async fn assemble(frame: &Frame, config: &Config, handshake: &Handshake, hol
     let turns = config.turns.clone();
     let gateway =
         Gateway::new(store.clone(), outbox.clone(), turns, agents, tasks.clone(), stop.clone(), meters.clone());
-    recover(frame, &store, &gateway, &around.workers, config.turns.max_attempts).await?;
+    let recovered = recover(frame, &store, &gateway, &around.workers, config.turns.max_attempts).await;
+    recovered.map_err(|error| match error {
+        // Another start finds the same pages.
+        StartError::Recover(StoreError::Damaged(detail)) => {
+            StartError::Store(OpenError::Corrupt { path: frame.directories.state.join(store::FILE_NAME), detail })
+        }
+        other => other,
+    })?;
     tasks.spawn("outbox", outbox.run());
     let vitals = Vitals::new(identity(frame, config, handshake, hold), frame.notifier.clone());
     let (http, http_config) = watch::channel(config.http.clone());

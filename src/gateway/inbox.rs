@@ -79,7 +79,10 @@ impl Gateway {
         for message in messages {
             match self.prepare(message).await {
                 Ok(ready) => prepared.push(ready),
-                Err(e) => return drop(reply.send(Err(e))),
+                Err(e) => {
+                    prepared.into_iter().for_each(|ready| self.forget(ready));
+                    return drop(reply.send(Err(e)));
+                }
             }
         }
         let arrivals: Vec<_> = prepared.iter().map(|p| p.arrival.clone()).collect();
@@ -93,7 +96,10 @@ impl Gateway {
         }
         let received = match self.inner.store.receive(arrivals, cursor, Timestamp::now()).await {
             Ok(received) => received,
-            Err(e) => return drop(reply.send(Err(e.into()))),
+            Err(e) => {
+                prepared.into_iter().for_each(|ready| self.forget(ready));
+                return drop(reply.send(Err(e.into())));
+            }
         };
         fault::point("inbox.recorded");
         let mut taken = Vec::with_capacity(prepared.len());

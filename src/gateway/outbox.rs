@@ -50,6 +50,8 @@ struct Inner {
     wake: Notify,
     /// The scheduler left some for later.
     left_some: AtomicBool,
+    /// The store failed somebody, so the scheduler is to look, after a pause.
+    store_failed: AtomicBool,
 }
 
 /// The platforms, and where each one's deliveries queue.
@@ -83,6 +85,7 @@ impl Outbox {
             missing: Mutex::default(),
             wake: Notify::new(),
             left_some: AtomicBool::new(false),
+            store_failed: AtomicBool::new(false),
         };
         let outbox = Self { inner: Arc::new(inner) };
         outbox.reconfigure(platforms);
@@ -143,10 +146,23 @@ impl Outbox {
         self.inner.wake.notify_one();
     }
 
+    /// Makes the scheduler look when the store may work again.
+    fn look_later(&self) {
+        self.inner.store_failed.store(true, Ordering::Relaxed);
+        self.look_again();
+    }
+
     /// Takes up what is due, until the soft stop.
     pub async fn run(self) {
         let inner = &self.inner;
         loop {
+            if inner.store_failed.swap(false, Ordering::Relaxed) {
+                tokio::select! {
+                    biased;
+                    () = inner.stop.softened() => return,
+                    () = tokio::time::sleep(STORE_PAUSE) => {}
+                }
+            }
             let pause = self.take_up().await;
             tokio::select! {
                 biased;
@@ -163,7 +179,9 @@ impl Outbox {
         let due = match self.inner.store.due_deliveries(now, TAKE_UP).await {
             Ok(due) => due,
             Err(error) => {
-                tracing::error!(error = %error, "cannot look for what is to be delivered; trying again");
+                if !error.lasts() {
+                    tracing::error!(error = %error, "cannot look for what is to be delivered; trying again");
+                }
                 return STORE_PAUSE;
             }
         };

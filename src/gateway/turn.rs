@@ -25,8 +25,10 @@ mod asking;
 /// The right to be among the turns that run.
 pub type Permit = OwnedSemaphorePermit;
 
-/// An end that cannot be stored is tried again; after that the next life finds the turn unfinished.
+/// An end that cannot be stored is tried again, while whoever watches waits.
 const STORE_BACKOFF: Backoff = Backoff { first: Duration::from_millis(250), cap: Duration::from_secs(2), attempts: 4 };
+/// The pause between two looks whether a disk takes data again, for turns that are owed to somebody.
+const ROOM_PAUSE: Duration = Duration::from_secs(2);
 
 /// How the work on a turn went.
 enum Work {
@@ -169,8 +171,8 @@ impl Gateway {
 
     async fn work(&self, turn: &NewTurn, live: &Arc<Live>, started: bool, attempts: u32) -> Work {
         let settings = self.settings();
-        if !started && let Err(e) = self.inner.store.claim_turn(turn.id).await {
-            return Work::Ended(store_failed(&e), Vec::new());
+        if !started && let Err(work) = self.claim(turn, live).await {
+            return work;
         }
         fault::point("turn.claimed");
         let Some(agent) = settings.agents.get(&turn.agent) else {
@@ -186,6 +188,23 @@ impl Gateway {
         };
         live.set_steering(None);
         work
+    }
+
+    /// Notes that the turn begins. One that is owed to somebody waits until the disk takes that.
+    async fn claim(&self, turn: &NewTurn, live: &Live) -> Result<(), Work> {
+        loop {
+            match self.inner.store.claim_turn(turn.id).await {
+                Ok(()) => return Ok(()),
+                Err(StoreError::NoRoom(_)) if turn.keep => {}
+                Err(e) => return Err(Work::Ended(store_failed(&e), Vec::new())),
+            }
+            tokio::select! {
+                biased;
+                () = live.is_cut() => return Err(cut_off(turn, live, &self.inner.stop, false)),
+                () = self.inner.stop.softened() => return Err(cut_off(turn, live, &self.inner.stop, false)),
+                () = tokio::time::sleep(ROOM_PAUSE) => {}
+            }
+        }
     }
 
     /// Stores the end, then tells it.
@@ -216,7 +235,9 @@ impl Gateway {
         self.remove_live(turn.id);
     }
 
-    /// Stores the end with what goes out, and sends it on its way.
+    /// Stores the end with what goes out, and sends it on its way. If that fails for good, the next life finds the turn
+    /// unfinished; a turn that is owed to somebody waits for as long as only the disk has no room, and whoever watches
+    /// is told of that meanwhile.
     async fn store_end(
         &self,
         turn: &NewTurn,
@@ -246,10 +267,22 @@ impl Gateway {
                     break;
                 }
                 Err(e) => {
-                    tracing::error!(error = %e, attempt, "the end of a turn could not be stored");
-                    let Some(wait) = STORE_BACKOFF.after(attempt, None, dice()) else { return Err(e) };
+                    if attempt == 1 {
+                        tracing::error!(error = %e, "the end of a turn cannot be stored yet; trying again");
+                    }
                     drop(claimed);
-                    tokio::time::sleep(wait).await;
+                    let wait = match STORE_BACKOFF.after(attempt, None, dice()) {
+                        Some(wait) => wait,
+                        None if turn.keep && matches!(e, StoreError::NoRoom(_)) => {
+                            live.end(store_failed(&e));
+                            ROOM_PAUSE
+                        }
+                        None => return Err(e),
+                    };
+                    tokio::select! {
+                        () = self.inner.stop.hardened() => return Err(e),
+                        () = tokio::time::sleep(wait) => {}
+                    }
                 }
             }
         }

@@ -15,6 +15,9 @@ use crate::store::StoreError;
 /// When what is busy or in trouble is worth another try.
 const SOON: Duration = Duration::from_secs(1);
 
+/// When what a person has to mend is worth another try.
+const LATER: Duration = Duration::from_secs(60);
+
 /// The body of an error answer.
 #[derive(Debug, Clone, Serialize)]
 pub struct Body {
@@ -181,6 +184,10 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match &error {
             StoreError::NoRoom(_) => Self::no_room(&error.to_string()),
+            StoreError::Damaged(_) => {
+                let (status, message) = (StatusCode::SERVICE_UNAVAILABLE, "the store is damaged; the log says more");
+                Self { retry: Some(LATER), ..Self::new(status, "server_error", "store_damaged", message) }
+            }
             StoreError::Failed(_) => {
                 let status = StatusCode::SERVICE_UNAVAILABLE;
                 Self { retry: Some(SOON), ..Self::new(status, "server_error", "store_failed", error.to_string()) }

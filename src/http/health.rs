@@ -122,7 +122,11 @@ pub async fn metrics(State(api): State<Api>) -> impl IntoResponse {
 pub async fn report(api: &Api) -> Value {
     let inner = &api.vitals.inner;
     let began = Instant::now();
-    let store = match tokio::time::timeout(STORE_PATIENCE, api.store.ping()).await {
+    let look = async {
+        api.store.ping().await?;
+        api.store.trouble().await.map_or(Ok(()), Err)
+    };
+    let store = match tokio::time::timeout(STORE_PATIENCE, look).await {
         Ok(Ok(())) => json!({ "ok": true, "answered_in_us": began.elapsed().as_micros() as u64 }),
         Ok(Err(e)) => json!({ "ok": false, "error": e.to_string() }),
         Err(_) => json!({ "ok": false, "error": format!("no answer within {STORE_PATIENCE:?}") }),

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use rusqlite::ErrorCode;
+use rusqlite::{ErrorCode, ffi};
 
 /// Why a piece of work left nothing in the store.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -11,6 +11,9 @@ pub enum StoreError {
     /// No room, or the file system is read-only; works again when that is mended.
     #[error("the disk takes no more data: {0}")]
     NoRoom(String),
+    /// What lies on some page cannot be read or changed; the rest can. Only a person can mend it.
+    #[error("the store is damaged: {0}")]
+    Damaged(String),
     /// Anything else that SQLite says.
     #[error("the store failed: {0}")]
     Failed(String),
@@ -21,17 +24,30 @@ impl StoreError {
     pub(super) fn closed() -> Self {
         Self::Failed("it is closed".into())
     }
+
+    /// Whether it is a trouble of the disk, not of this piece of work: others have it, too, and the store tells of it
+    /// once, not each time.
+    pub fn lasts(&self) -> bool {
+        matches!(self, Self::NoRoom(_) | Self::Damaged(_))
+    }
 }
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull | ErrorCode::ReadOnly | ErrorCode::CannotOpen) => Self::NoRoom(error.to_string()),
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged(error.to_string()),
+            Some(ErrorCode::SystemIoFailure) if is_of_reading(&error) => Self::Failed(format!("cannot read, {error}")),
             // The WAL grows by plain writes, so a full disk shows there as a failed write.
             Some(ErrorCode::SystemIoFailure) => Self::NoRoom(error.to_string()),
             _ => Self::Failed(error.to_string()),
         }
     }
+}
+
+fn is_of_reading(error: &rusqlite::Error) -> bool {
+    let of_reading = [ffi::SQLITE_IOERR_READ, ffi::SQLITE_IOERR_SHORT_READ, ffi::SQLITE_IOERR_CORRUPTFS];
+    error.sqlite_error().is_some_and(|error| of_reading.contains(&error.extended_code))
 }
 
 /// Why a store cannot be opened. Nothing was changed.
@@ -60,6 +76,12 @@ pub enum OpenError {
         path: PathBuf,
         /// What SQLite says.
         detail: String,
+    },
+    /// The disk or the file can only be read.
+    #[error("{path} can only be read, not written to: is its disk mounted read-only, or the file somebody else's?")]
+    ReadOnly {
+        /// The database.
+        path: PathBuf,
     },
     /// The system or SQLite failed; trying again may help.
     #[error("cannot open {path}")]

@@ -29,6 +29,10 @@ pub fn open(path: &Path) -> Result<Connection, OpenError> {
         sync_way_to(path);
     }
     let connection = Connection::open(path).map_err(failed)?;
+    if connection.is_readonly("main").map_err(failed)? {
+        // SQLite would go on with what can only be read, and not notice when the disk can be written to again.
+        return Err(OpenError::ReadOnly { path: path.to_owned() });
+    }
     connection.busy_timeout(BUSY).map_err(failed)?;
     connection.set_prepared_statement_cache_capacity(64);
     // Otherwise statements are compiled anew for other values bound to them, for plans that would be the same.

@@ -220,3 +220,44 @@ async fn a_transaction_that_was_cut_off_before_there_was_a_wal_is_undone() {
     drop(store);
     owner.close();
 }
+
+#[tokio::test]
+async fn a_batch_that_sqlite_rolled_back_leaves_nothing_and_tells_everybody_why() {
+    let home = Home::new();
+    let (store, owner) = home.open();
+    let (open_gate, gate) = std::sync::mpsc::channel::<()>();
+    let insert = |name: &'static str| {
+        let sql = "INSERT INTO sessions (name, created) VALUES (?1, 0)";
+        store.write(move |connection| Ok(connection.execute(sql, [name])?))
+    };
+    let (begin, begun) = oneshot::channel();
+    let held = store.write(move |_| {
+        begin.send(()).expect("somebody waits");
+        gate.recv().expect("it is opened");
+        Ok(())
+    });
+    let fails = store.write::<(), _>(|connection| {
+        // What SQLite does by itself when its disk fails in the middle of a statement.
+        connection.execute_batch("ROLLBACK")?;
+        Err(StoreError::NoRoom("full".into()))
+    });
+    // Queued while the first one works, so they are one batch.
+    let batch = async {
+        begun.await.expect("it works");
+        let open = async { open_gate.send(()).expect("somebody waits") };
+        tokio::join!(insert("before"), fails, insert("after"), open)
+    };
+    let (held, (before, failed, after, ())) = tokio::join!(held, batch);
+    assert_eq!(held, Ok(()));
+    assert_eq!((before, failed, after), {
+        let full = StoreError::NoRoom("full".into());
+        (Err(full.clone()), Err(full.clone()), Err(full))
+    });
+    assert!(store.trouble().await.is_none(), "the next write shows that it is over");
+    assert_eq!(insert("later").await, Ok(1));
+    drop(store);
+    owner.close();
+    let names = "SELECT group_concat(name) FROM sessions";
+    let names: String = Connection::open(home.file()).expect("opens").query_row(names, [], |r| r.get(0)).expect("read");
+    assert_eq!(names, "later");
+}

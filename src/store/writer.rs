@@ -22,7 +22,8 @@ pub enum Request {
 /// A piece of work and its caller.
 pub trait Job: Send {
     /// Works on the open transaction; what comes back tells the caller once it is known whether the batch was committed.
-    fn run(self: Box<Self>, connection: &Connection) -> Settle;
+    /// With it comes what went wrong, if something did.
+    fn run(self: Box<Self>, connection: &Connection) -> (Settle, Option<StoreError>);
     /// Tells the caller that nothing was tried.
     fn refuse(self: Box<Self>, error: StoreError);
 }
@@ -49,10 +50,11 @@ where
     T: Send + 'static,
     F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
 {
-    fn run(self: Box<Self>, connection: &Connection) -> Settle {
+    fn run(self: Box<Self>, connection: &Connection) -> (Settle, Option<StoreError>) {
         let Self { work, reply } = *self;
         let result = in_savepoint(connection, work);
-        Box::new(move |batch_failed| drop(reply.send(batch_failed.map_or(result, Err))))
+        let error = result.as_ref().err().cloned();
+        (Box::new(move |batch_failed| drop(reply.send(batch_failed.map_or(result, Err)))), error)
     }
 
     fn refuse(self: Box<Self>, error: StoreError) {
@@ -67,8 +69,10 @@ fn in_savepoint<T>(
     connection.prepare_cached("SAVEPOINT job")?.execute([])?;
     let result = work(connection);
     if result.is_err() {
-        // After some errors SQLite has rolled back everything already; then there is no savepoint, and the commit
-        // that follows fails and tells all callers.
+        if connection.is_autocommit() {
+            // A disk that fails in the middle makes SQLite roll back everything, and the savepoint with it.
+            return result;
+        }
         drop(connection.prepare_cached("ROLLBACK TO job").and_then(|mut s| s.execute([])));
     }
     connection.prepare_cached("RELEASE job")?.execute([])?;
@@ -107,18 +111,38 @@ fn admit(request: Request, batch: &mut Vec<Box<dyn Job>>) {
 fn commit(connection: &Connection, batch: &mut Vec<Box<dyn Job>>) {
     let statement = |sql| connection.prepare_cached(sql).and_then(|mut s| s.execute([])).map_err(StoreError::from);
     if let Err(error) = statement("BEGIN IMMEDIATE") {
-        tracing::error!(error = %error, "the store could not begin; nothing was acknowledged");
+        tell(&error, "the store could not begin; nothing was acknowledged");
         return batch.drain(..).for_each(|job| job.refuse(error.clone()));
     }
-    let settles: Vec<Settle> = batch.drain(..).map(|job| job.run(connection)).collect();
-    let failed = statement("COMMIT").err();
+    let mut settles = Vec::with_capacity(batch.len());
+    let mut rolled_back = None;
+    for job in batch.drain(..) {
+        if let Some(error) = &rolled_back {
+            // Outside of the transaction each savepoint would be one of its own, committed before its caller is told
+            // that it failed.
+            job.refuse(StoreError::clone(error));
+            continue;
+        }
+        let (settle, error) = job.run(connection);
+        settles.push(settle);
+        rolled_back = error.filter(|_| connection.is_autocommit());
+    }
+    let failed = rolled_back.or_else(|| statement("COMMIT").err());
     if let Some(error) = &failed {
-        tracing::error!(error = %error, "the store could not commit; nothing of it was acknowledged");
+        tell(error, "the store could not commit; nothing of it was acknowledged");
         if !connection.is_autocommit() {
             drop(connection.execute_batch("ROLLBACK"));
         }
     }
     for settle in settles {
         settle(failed.clone());
+    }
+}
+
+/// A trouble that lasts is told once, by the condition of the store.
+fn tell(error: &StoreError, what: &str) {
+    match error.lasts() {
+        true => tracing::debug!(error = %error, "{what}"),
+        false => tracing::error!(error = %error, "{what}"),
     }
 }

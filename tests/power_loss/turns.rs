@@ -103,26 +103,7 @@ pub fn assert_whole(image: &Image, owed: &[Acknowledged], place: &str) {
 
 /// How often each text was answered. An error says what is not right.
 fn turns(image: &Image) -> Result<BTreeMap<String, usize>, String> {
-    let scratch = tempfile::tempdir().expect("a temporary directory");
-    let directory = scratch.path().join("state");
-    image.lay_down(&directory);
-    let path = directory.join("gateway.db");
-    if !path.exists() {
-        return Ok(BTreeMap::new());
-    }
-    let read = || -> rusqlite::Result<Result<BTreeMap<String, usize>, String>> {
-        let store = Connection::open(&path)?;
-        store.execute_batch("PRAGMA synchronous = OFF")?;
-        let verdict: String = store.query_row("PRAGMA integrity_check", [], |row| row.get(0))?;
-        let orphans = store.prepare("PRAGMA foreign_key_check")?.exists([])?;
-        if verdict != "ok" || orphans {
-            return Ok(Err(format!("integrity_check says {verdict}; rows without their turn: {orphans}")));
-        }
-        // Before the first transaction is durable there is nothing.
-        let tables: i64 = store.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-        if tables == 0 {
-            return Ok(Ok(BTreeMap::new()));
-        }
+    let read = |store: &Connection| {
         let sql = "SELECT q.content, a.content FROM turns t JOIN messages q ON q.turn = t.id AND q.role = 'user' \
                    LEFT JOIN messages a ON a.turn = t.id AND a.role = 'assistant' WHERE t.state = 'completed'";
         let mut answered = BTreeMap::new();
@@ -138,5 +119,35 @@ fn turns(image: &Image) -> Result<BTreeMap<String, usize>, String> {
         }
         Ok(Ok(answered))
     };
-    read().unwrap_or_else(|e| Err(e.to_string()))
+    Ok(in_store(image, read)?.unwrap_or_default())
+}
+
+/// Reads the store of a disk, if it is whole; `None` when there is none yet. An error says what is not right.
+pub fn in_store<T>(
+    image: &Image,
+    read: impl FnOnce(&Connection) -> rusqlite::Result<Result<T, String>>,
+) -> Result<Option<T>, String> {
+    let scratch = tempfile::tempdir().expect("a temporary directory");
+    let directory = scratch.path().join("state");
+    image.lay_down(&directory);
+    let path = directory.join("gateway.db");
+    if !path.exists() {
+        return Ok(None);
+    }
+    let whole = || -> rusqlite::Result<Result<Option<T>, String>> {
+        let store = Connection::open(&path)?;
+        store.execute_batch("PRAGMA synchronous = OFF")?;
+        let verdict: String = store.query_row("PRAGMA integrity_check", [], |row| row.get(0))?;
+        let orphans = store.prepare("PRAGMA foreign_key_check")?.exists([])?;
+        if verdict != "ok" || orphans {
+            return Ok(Err(format!("integrity_check says {verdict}; rows without their turn: {orphans}")));
+        }
+        // Before the first transaction is durable there is nothing.
+        let tables: i64 = store.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        if tables == 0 {
+            return Ok(Ok(None));
+        }
+        Ok(read(&store)?.map(Some))
+    };
+    whole().unwrap_or_else(|e| Err(e.to_string()))
 }

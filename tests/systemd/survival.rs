@@ -9,7 +9,8 @@ use super::{PATIENCE, machine};
 use crate::machine::Machine;
 
 /// Says its pid, 200 numbered events at 20 ms each, and its pid again.
-const COUNTER: &str = "echo pid $$; i=1; while [ $i -le 200 ]; do echo event $i; sleep 0.02; i=$((i+1)); done; echo pid $$";
+const COUNTER: &str =
+    "echo pid $$; i=1; while [ $i -le 200 ]; do echo event $i; sleep 0.02; i=$((i+1)); done; echo pid $$";
 
 /// A machine whose default agent is that program.
 fn counting() -> Option<Machine> {

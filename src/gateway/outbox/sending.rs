@@ -16,7 +16,6 @@ use crate::model::disposition::Disposition;
 use crate::model::time::{Timestamp, in_words};
 use crate::policy::backoff::Backoff;
 use crate::stop::panic_text;
-use crate::store::StoreError;
 
 /// What a platform does not take now is sent again, ever more rarely; the horizon ends it, not a count.
 const BACKOFF: Backoff =
@@ -48,7 +47,12 @@ impl Outbox {
                     None => break,
                 },
                 Err(error) => {
-                    tracing::error!(error = %error, "cannot take up a delivery; trying again");
+                    match error.lasts() {
+                        true => tracing::debug!(error = %error, "cannot take up a delivery; trying again"),
+                        false => tracing::error!(error = %error, "cannot take up a delivery; trying again"),
+                    }
+                    // The delivery is due, so nothing but another look finds it.
+                    self.look_later();
                     break;
                 }
             }
@@ -120,9 +124,12 @@ impl Outbox {
                     }
                     return Some(next);
                 }
-                Err(StoreError::NoRoom(error) | StoreError::Failed(error)) => error,
+                Err(error) => error,
             };
-            tracing::error!(delivery = delivery.number, error, tries, "what came of a delivery could not be stored");
+            if tries == 1 {
+                let (number, error) = (delivery.number, error.to_string());
+                tracing::error!(delivery = number, error, "what came of a delivery cannot be stored yet; trying again");
+            }
             let wait = SETTLE_BACKOFF.after(tries, None, dice()).unwrap_or(SETTLE_BACKOFF.cap);
             tokio::select! {
                 () = self.inner.stop.hardened() => return None,

@@ -175,3 +175,16 @@ async fn a_turn_that_a_stop_cuts_off_is_not_blamed_for_it() {
     let told = world.store.lease_next(target, Timestamp::now()).await.expect("read").expect("its person is told");
     assert_eq!((told.text.as_str(), told.turn), ("I put it aside.", Some(taken.turn)));
 }
+
+#[tokio::test]
+async fn a_message_that_could_not_be_stored_leaves_nothing_in_memory() {
+    let world = world(config());
+    let other = rusqlite::Connection::open(world._dir.path().join(crate::store::FILE_NAME)).expect("opens");
+    other.execute_batch("DROP TABLE inbox").expect("dropped");
+    for n in 0..3 {
+        let batch = vec![message("s", &n.to_string(), "x", Rules::default())];
+        let refused = world.gateway.receive(batch, None).await.expect_err("it is not on disk");
+        assert!(matches!(refused, SubmitError::Store(_)), "{refused}");
+    }
+    assert!(world.gateway.live().is_empty(), "turns that nobody runs");
+}
