@@ -58,6 +58,11 @@ async fn carry_out(workers: &Workers, home: &std::path::Path, verb: &str, name: 
         "say" => {
             tell(format!("{:?}", found().await.say(format!("{rest}\n").as_bytes()).await.map_err(|e| e.to_string())))
         }
+        "await" => {
+            let worker = found().await;
+            tell(worker.pid().await.is_some());
+            tell(worker.ended().await);
+        }
         "end" => tell(found().await.ended().await),
         "stop" => tell(found().await.stop(Duration::from_secs(2)).await),
         "find" => tell(workers.find(name).await.expect("asked").map_or("none".into(), |w: Worker| w.name().to_owned())),
