@@ -276,3 +276,36 @@ fn of_the_system_only_root_makes_units() {
     assert_eq!(machine.order("start w exec sleep 1000", &[system]), ["child true"]);
     assert_eq!(machine.order("sweep -", &[system]), ["w"]);
 }
+
+/// The sandbox of a gateway's unit as options of systemd-run.
+fn sandbox(unit: &str) -> String {
+    let kinds = ["System", "Restrict", "Lock", "MemoryDeny", "NoNew", "Protect", "Private", "Capability", "UMask", "Dynamic"];
+    let lines = unit.lines().filter(|line| kinds.iter().any(|kind| line.starts_with(kind)));
+    lines.map(|line| format!("-p '{line}' ")).collect()
+}
+
+#[test]
+fn the_gateways_own_sandbox_is_no_obstacle() {
+    let Some(machine) = machine() else { return };
+    let user = sandbox(include_str!("../../units/user/hermes-gateway@.service"));
+    let system = sandbox(include_str!("../../units/system/hermes-gateway@.service"));
+    assert!(user.contains("SystemCallFilter") && system.contains("DynamicUser"), "{user} {system}");
+    let quoted = |order: &str, variables: &[&str]| {
+        life(order, variables).iter().map(|word| format!("'{word}' ")).collect::<String>()
+    };
+    let run = "systemd-run --quiet --pipe --wait";
+    for (order, expected) in [
+        ("start w cat", "hermes-agent-default-w.service true"),
+        ("say w hello", "Ok(())"),
+        ("forget w 0", "true"),
+        ("stop w", "the agent was ended by SIGTERM"),
+    ] {
+        let command = quoted(order, &[]);
+        let output = machine.person_sh(&format!("{run} --user {user} {command}"));
+        assert_eq!(told(&output.ok()), [expected], "{order}");
+    }
+    // One life only, for children do not outlive the gateway's unit.
+    let command = quoted("converse w cat", &["WORKER_SYSTEM=1", "HOME=/var/lib/test"]);
+    let output = machine.root_sh(&format!("{run} -p StateDirectory=test {system} {command}"));
+    assert_eq!(told(&output.ok()), ["child true", "hello\n", "true", "the agent was ended by SIGTERM"]);
+}

@@ -12,8 +12,8 @@ use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use tokio::io::unix::AsyncFd;
 
 use super::Worker;
+use super::descriptors::waitable;
 use super::place::Place;
-use super::waitable::waitable;
 
 /// Most that is read at once, in bytes.
 const CHUNK: usize = 64 * 1024;

@@ -13,11 +13,11 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::OnceCell;
 use tokio::time::sleep;
 
+use super::descriptors::waitable;
 use super::manager::{Manager, Status};
 use super::place::{Ends, Place, environment_file};
 use super::properties::{self, Property, View};
 use super::running::Hold;
-use super::waitable::waitable;
 use super::{End, Spec, Told, WorkerError};
 use crate::service::directories::Scope;
 use crate::service::systemd::ManagerError;
