@@ -122,6 +122,9 @@ pub enum ManagerError {
     /// It is busy with itself (`daemon-reexec`), or its bus is gone; it may be back in a moment.
     #[error("the service manager does not answer now: {0}")]
     Away(String),
+    /// It has no such unit loaded.
+    #[error("{0}")]
+    NoSuchUnit(String),
     /// It said no.
     #[error("{0}")]
     Refused(String),
@@ -140,6 +143,13 @@ pub enum ManagerError {
 impl From<zbus::Error> for ManagerError {
     fn from(error: zbus::Error) -> Self {
         match error {
+            zbus::Error::MethodError(name, text, _) if name == "org.freedesktop.systemd1.NoSuchUnit" => {
+                Self::NoSuchUnit(text.unwrap_or_else(|| name.to_string()))
+            }
+            // A unit that went while it was looked at.
+            zbus::Error::FDO(error) if matches!(*error, zbus::fdo::Error::UnknownObject(_)) => {
+                Self::NoSuchUnit(error.to_string())
+            }
             zbus::Error::MethodError(name, text, _) => Self::Refused(text.unwrap_or_else(|| name.to_string())),
             zbus::Error::FDO(error) if is_away(&error) => Self::Away(error.to_string()),
             zbus::Error::InputOutput(error) => Self::Away(error.to_string()),

@@ -32,6 +32,7 @@ use serde::{Deserialize, Serialize};
 use crate::service::systemd::ManagerError;
 
 mod child;
+mod descriptors;
 mod end;
 mod holders;
 mod manager;
@@ -43,7 +44,6 @@ mod running;
 mod speech;
 mod start;
 mod unit;
-mod waitable;
 
 pub use end::End;
 pub use output::Output;

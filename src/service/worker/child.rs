@@ -21,6 +21,7 @@ use rustix::fs::FallocateFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use tokio::sync::{oneshot, watch};
 
+use super::descriptors::keep_from_children;
 use super::place::{Ends, Place, ProcessRecord};
 use super::running::Hold;
 use super::{End, Spec, holders};
@@ -67,6 +68,7 @@ impl Child {
         let mut command = Command::new(&program);
         command.args(&spec.command[1..]).env_clear().envs(&spec.environment).current_dir(&spec.directory);
         command.stdin(ends.stdin).stdout(ends.stdout).stderr(keeping.hold.place.open_err()?).process_group(0);
+        keep_from_children()?;
         let (started, told) = oneshot::channel();
         let (send, end) = watch::channel(None);
         spawn_thread(move || {

@@ -114,7 +114,7 @@ impl Manager {
     /// What it says of a unit; `None` if it knows none of that name.
     pub(super) async fn status(&self, unit: &str) -> Result<Option<Status>, ManagerError> {
         match ask!(self, manager => status_of(&manager, unit)) {
-            Err(ManagerError::Refused(_)) => Ok(None),
+            Err(ManagerError::NoSuchUnit(_)) => Ok(None),
             other => other.map(Some),
         }
     }
@@ -122,7 +122,7 @@ impl Manager {
     /// Signals all processes of a unit; one that is not there has none.
     pub(super) async fn kill(&self, unit: &str, signal: i32) -> Result<(), ManagerError> {
         match ask!(self, manager => manager.manager.kill_unit(unit, "all", signal)) {
-            Err(ManagerError::Refused(_)) => Ok(()),
+            Err(ManagerError::NoSuchUnit(_) | ManagerError::Refused(_)) => Ok(()),
             other => other,
         }
     }
@@ -136,11 +136,11 @@ impl Manager {
         });
         // What is not loaded (any more) can neither be stopped nor reset, and needs neither.
         match stopped {
-            Ok(()) | Err(ManagerError::Refused(_) | ManagerError::Job { .. }) => {}
+            Ok(()) | Err(ManagerError::NoSuchUnit(_) | ManagerError::Refused(_) | ManagerError::Job { .. }) => {}
             Err(e) => return Err(e),
         }
         match ask!(self, manager => manager.manager.reset_failed_unit(unit)) {
-            Err(ManagerError::Refused(_)) => Ok(()),
+            Err(ManagerError::NoSuchUnit(_) | ManagerError::Refused(_)) => Ok(()),
             other => other,
         }
     }

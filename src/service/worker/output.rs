@@ -12,8 +12,8 @@ use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use tokio::io::unix::AsyncFd;
 
 use super::Worker;
+use super::descriptors::waitable;
 use super::place::Place;
-use super::waitable::waitable;
 
 /// Most that is read at once, in bytes.
 const CHUNK: usize = 64 * 1024;
@@ -48,6 +48,7 @@ impl Output {
     /// When the spool cannot be read, or was cleared away by [`Worker::stop`].
     pub async fn next_chunk(&mut self) -> io::Result<Option<Vec<u8>>> {
         loop {
+            self.worker.hold_to_its_output().await;
             // Asked before the spool is read: what is written before an end is there once the end is known.
             let ended = self.worker.end_if_known().is_some();
             let spool = match &mut self.spool {
@@ -60,7 +61,6 @@ impl Output {
                 chunk.truncate(length);
                 self.offset += length as u64;
                 self.worker.has_read(self.offset);
-                self.worker.hold_to_its_output();
                 return Ok(Some(chunk));
             }
             if ended {

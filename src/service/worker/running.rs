@@ -155,7 +155,7 @@ impl Worker {
     pub async fn ended(&self) -> End {
         let wait = || async {
             let seen = match &self.0.how {
-                How::Unit(unit) => unit.ended(&self.0.hold.bounds, || self.hold_to_its_output()).await,
+                How::Unit(unit) => unit.ended(&self.0.hold).await,
                 How::Child(child) => child.ended().await,
                 How::Past(end) => *end,
             };
@@ -220,14 +220,11 @@ impl Worker {
     }
 
     /// Kills it if more than it may is unread.
-    pub(super) fn hold_to_its_output(&self) {
-        if !self.0.hold.is_overrun() {
-            return;
-        }
+    pub(super) async fn hold_to_its_output(&self) {
         match &self.0.how {
-            How::Unit(unit) => unit.kill_main(),
-            How::Child(child) => child.signal(Signal::KILL),
-            How::Past(_) => {}
+            How::Unit(unit) => unit.hold(&self.0.hold).await,
+            How::Child(child) if self.0.hold.is_overrun() => child.signal(Signal::KILL),
+            How::Child(_) | How::Past(_) => {}
         }
     }
 }

@@ -8,8 +8,8 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 
+use super::descriptors::waitable;
 use super::place::Place;
-use super::waitable::waitable;
 
 /// Longest time without a byte taken, before a worker counts as deaf.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);

@@ -52,6 +52,13 @@ impl World {
     }
 }
 
+impl Drop for World {
+    /// A test that failed leaves nobody behind.
+    fn drop(&mut self) {
+        holders::kill(self.directory.path());
+    }
+}
+
 /// All that it writes from `offset` on, to its end.
 async fn rest(worker: &Worker, offset: u64) -> String {
     let mut output = worker.output(offset);

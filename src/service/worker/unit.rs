@@ -7,16 +7,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::OnceCell;
 use tokio::time::sleep;
 
+use super::descriptors::waitable;
 use super::manager::{Manager, Status};
 use super::place::{Ends, Place, environment_file};
 use super::properties::{self, Property, View};
-use super::waitable::waitable;
-use super::{Bounds, End, Spec, Told, WorkerError};
+use super::running::Hold;
+use super::{End, Spec, Told, WorkerError};
 use crate::service::directories::Scope;
 use crate::service::systemd::ManagerError;
 
@@ -141,7 +143,10 @@ impl Unit {
 
     /// The main process while it lives.
     pub(super) async fn pid(&self) -> Option<u32> {
-        self.main().await.map(|main| main.pid)
+        let main = self.main().await?;
+        let mut polled = [PollFd::new(main.pidfd.get_ref(), PollFlags::IN)];
+        let ended = rustix::event::poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0);
+        (!ended).then_some(main.pid)
     }
 
     async fn main(&self) -> Option<&Main> {
@@ -156,11 +161,11 @@ impl Unit {
         self.main.get_or_init(find).await.as_ref()
     }
 
-    /// Waits for the end of the main process, and calls `look` now and then.
-    pub(super) async fn ended(&self, bounds: &Bounds, look: impl Fn()) -> End {
+    /// Waits for the end of the main process, and sees now and then to what it writes.
+    pub(super) async fn ended(&self, hold: &Hold) -> End {
         if let Some(main) = self.main().await {
             while tokio::time::timeout(TICK, main.pidfd.readable()).await.is_err() {
-                look();
+                self.hold(hold).await;
             }
         }
         let mut told = false;
@@ -172,9 +177,9 @@ impl Unit {
                     if let Err(e) = self.manager.kill(&self.name, Signal::KILL.as_raw()).await {
                         tracing::debug!(unit = self.name, error = %e, "cannot end what a worker left behind");
                     }
-                    return status.end.end(bounds);
+                    return status.end.end(&hold.bounds);
                 }
-                Ok(Some(_)) => look(),
+                Ok(Some(_)) => self.hold(hold).await,
                 Err(e) if !std::mem::replace(&mut told, true) => {
                     tracing::warn!(unit = self.name, error = %e, "cannot learn how a worker ended; asking on");
                 }
@@ -184,10 +189,12 @@ impl Unit {
         }
     }
 
-    /// Kills the main process at once; the manager then kills the rest.
-    pub(super) fn kill_main(&self) {
-        if let Some(Some(main)) = self.main.get() {
-            let _ended_by_itself = rustix::process::pidfd_send_signal(main.pidfd.get_ref(), Signal::KILL);
+    /// Kills it if more than it may is unread.
+    pub(super) async fn hold(&self, hold: &Hold) {
+        if hold.is_overrun()
+            && let Err(e) = self.signal(Signal::KILL).await
+        {
+            tracing::warn!(unit = self.name, error = %e, "cannot end a worker that writes more than is read");
         }
     }
 

@@ -45,6 +45,17 @@ async fn carry_out(workers: &Workers, home: &std::path::Path, verb: &str, name: 
             Ok(worker) => tell(format!("{} {:?}", worker.unit().unwrap_or("child"), worker.pid().await.is_some())),
             Err(e) => tell(format!("error: {e}")),
         },
+        // A whole life of a worker.
+        "converse" => {
+            let worker = workers.start(spec(home, name, rest)).await.expect("started");
+            tell(format!("{} {:?}", worker.unit().unwrap_or("child"), worker.pid().await.is_some()));
+            worker.say(b"hello\n").await.expect("said");
+            let mut output = worker.output(0);
+            let heard = output.next_chunk().await.expect("read").expect("it runs");
+            tell(String::from_utf8_lossy(&heard));
+            tell(output.forget(output.offset()).is_ok());
+            tell(worker.stop(Duration::from_secs(2)).await);
+        }
         // Reads so many bytes, then goes on living until it is killed.
         "follow" => {
             read(&mut found().await.output(0), rest.parse().expect("a number")).await;
@@ -57,6 +68,11 @@ async fn carry_out(workers: &Workers, home: &std::path::Path, verb: &str, name: 
         }
         "say" => {
             tell(format!("{:?}", found().await.say(format!("{rest}\n").as_bytes()).await.map_err(|e| e.to_string())))
+        }
+        "await" => {
+            let worker = found().await;
+            tell(worker.pid().await.is_some());
+            tell(worker.ended().await);
         }
         "end" => tell(found().await.ended().await),
         "stop" => tell(found().await.stop(Duration::from_secs(2)).await),

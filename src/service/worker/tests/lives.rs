@@ -137,3 +137,14 @@ async fn what_cannot_be_run_says_why_and_leaves_nothing() {
     assert!(broken.contains("did not start"), "{broken}");
     assert!(world.left().is_empty());
 }
+
+#[tokio::test]
+async fn a_child_gets_three_descriptors_and_no_new_rights() {
+    let world = World::new();
+    let (left_open, _other_end) = io::pipe().expect("a pipe");
+    rustix::io::fcntl_setfd(&left_open, rustix::io::FdFlags::empty()).expect("changed");
+    let worker = world.start("a", "ls /proc/$$/fd; grep NoNewPrivs /proc/self/status; exit 1").await;
+    let text = rest(&worker, 0).await;
+    assert_eq!(text, "0\n1\n2\nNoNewPrivs:\t1\n");
+    worker.stop(PATIENCE).await;
+}

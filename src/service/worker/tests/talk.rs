@@ -5,17 +5,17 @@ use super::*;
 #[tokio::test]
 async fn what_is_said_is_heard_and_the_environment_is_what_was_given() {
     let world = World::new();
-    let mut spec = world.spec("a", "env; pwd; while read line; do echo \"heard $line\"; done");
+    let mut spec = world.spec("a", "env; pwd; echo up; while read line; do echo \"heard $line\"; done");
     spec.environment.insert("KEY".into(), "a \"$b\"\nc".into());
     let worker = world.life().start(spec).await.expect("started");
     let mut output = worker.output(0);
     let work = world.directory.path().join("work");
     let work = work.canonicalize().expect("made").to_string_lossy().into_owned();
-    let greeting = until(&mut output, &format!("{work}\n")).await;
+    let greeting = until(&mut output, "up\n").await;
     let mut lines: Vec<_> =
         greeting.lines().filter(|line| !line.starts_with("PWD=") && *line != "_=/usr/bin/env").collect();
     lines.sort_unstable();
-    let mut expected = ["KEY=a \"$b\"", "c", "PATH=/usr/bin:/bin", &work];
+    let mut expected = ["KEY=a \"$b\"", "c", "PATH=/usr/bin:/bin", "up", &work];
     expected.sort_unstable();
     assert_eq!(lines, expected);
     worker.say(b"one\ntw").await.expect("said");
