@@ -263,7 +263,7 @@ async fn a_dropped_turn_is_cancelled_and_the_next_one_waits_for_that() {
         }
     }
     assert_eq!(world.text("pid").await, before, "the same program goes on");
-    assert!(world.log().ends_with(&["slow".into(), "cancel".into(), "cancelled".into()]), "{:?}", world.log());
+    assert!(world.log().ends_with(&["slow", "cancel", "cancelled", "asked"].map(str::to_owned)), "{:?}", world.log());
 }
 
 #[tokio::test]
