@@ -1,6 +1,8 @@
 //! Stand-in for the workers to come: plain child processes whose stdout goes into a spool file. Nothing of it outlives the
 //! gateway; limits other than time and output, and the sandbox, are not applied.
 
+#![expect(clippy::disallowed_methods, reason = "a stand-in, which has no tasks of its own")]
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
