@@ -1,12 +1,13 @@
 //! Libraries that are not ours, unmodified, against a running gateway: OpenAI's clients, and those that sign webhooks.
 
 use std::fs;
-use std::net::TcpListener;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use crate::gateway::{Gateway, Home};
+use crate::gateway::{Gateway, Home, raw};
 
 /// The programs that the clients need, with what tells that they work.
 const TOOLS: [(&str, &[&str]); 4] = [
@@ -117,4 +118,47 @@ fn what_github_stripe_and_svix_sign_is_let_in() {
     let gateway = home.start();
     let arguments = [format!("http://{}", gateway.address())];
     run_with(&gateway, Path::new("node"), &place.join("webhook_senders.mjs"), &arguments);
+}
+
+#[test]
+fn an_agent_of_the_agent_client_protocols_own_library_works_here() {
+    let Some(place) = installed() else { return };
+    let home = Home::new();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/acp_agent.py");
+    let python = place.join("venv/bin/python");
+    home.configure(&format!(
+        "agents.default = \"parrot\"\n[agents.parrot]\nkind = \"acp\"\npermission = \"allow_once\"\n\
+         command = [\"{}\", \"{script}\"]\n",
+        python.display()
+    ));
+    let request = |gateway: &Gateway, text: &str| {
+        let body = serde_json::json!({ "messages": [{ "role": "user", "content": text }] }).to_string();
+        let (key, length) = (gateway.key(), body.len());
+        let head = format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\nx-hermes-session-id: s\r\n\
+             content-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+        );
+        format!("{head}{body}")
+    };
+    let ask = |gateway: &Gateway, text: &str| {
+        let answer = raw(gateway.address(), request(gateway, text).as_bytes());
+        assert_eq!(answer.status, 200, "{}\n{}", answer.body, gateway.log());
+        answer.json()["choices"][0]["message"]["content"].as_str().expect("a reply").to_owned()
+    };
+    let mut gateway = home.start();
+    assert_eq!(ask(&gateway, "hello world"), "helloworld");
+    assert_eq!(ask(&gateway, "may I?"), "allow_once");
+    assert!(gateway.terminate().success());
+    let mut gateway = home.start();
+    assert_eq!(ask(&gateway, "how many?"), "3", "what is replayed at a load is no part of the reply");
+    let mut client = TcpStream::connect(gateway.address()).expect("connects");
+    client.write_all(request(&gateway, "wait").as_bytes()).expect("sent");
+    let asked = |path: PathBuf| fs::read_to_string(path).is_ok_and(|text| text.contains("wait"));
+    gateway.await_fact("the agent is asked", |_| {
+        let sessions = fs::read_dir(home.state().join("workspaces/parrot")).expect("the agent's directory");
+        sessions.filter_map(Result::ok).any(|entry| asked(entry.path()))
+    });
+    drop(client);
+    assert_eq!(ask(&gateway, "how many?"), "5");
+    assert!(!gateway.log().contains("could not be cancelled"), "{}", gateway.log());
 }

@@ -33,6 +33,8 @@ pub struct Config {
     pub command: Vec<String>,
     /// Where it works; `None`: a directory of its own in the gateway's state.
     pub directory: Option<PathBuf>,
+    /// Where it may write beside that, where a sandbox keeps it from writing anywhere.
+    pub writable: Vec<PathBuf>,
     /// Variables for it.
     pub environment: Environment,
     /// Bytes of memory that it may use.
@@ -165,7 +167,7 @@ impl Program {
                 output: run.output,
             },
             sandbox: Sandbox {
-                writable: vec![self.directory.clone()],
+                writable: [&self.directory].into_iter().chain(&self.config.writable).cloned().collect(),
                 hidden: self.surroundings.hidden.clone(),
                 network: true,
             },

@@ -148,6 +148,7 @@ def prompt(number, params):
     texts = [block["text"] for block in params["prompt"]]
     with open(f"{session}.session", "a") as file:
         file.write(texts[-1] + "\n")
+    log(f"asked {len(texts)}")
     try:
         send({"id": number, "result": work(session, texts)})
     except RuntimeError as error:

@@ -224,7 +224,8 @@ async fn a_conversation_is_restored_in_the_way_that_the_agent_has() {
         world.text("say hello").await;
         let acp = Acp::new("fake", world.config.clone(), world.around.clone());
         let said = world.hear(&acp, world.prompt("s", "history"), |_| false).await;
-        assert_eq!((said.text.as_str(), world.log().last().expect("a log").as_str()), (history, expected), "{flags:?}");
+        assert_eq!(said.text, history, "{flags:?}");
+        assert!(world.log().ends_with(&[expected, "asked"].map(str::to_owned)), "{flags:?}: {:?}", world.log());
     }
 }
 
@@ -263,7 +264,7 @@ async fn a_dropped_turn_is_cancelled_and_the_next_one_waits_for_that() {
         }
     }
     assert_eq!(world.text("pid").await, before, "the same program goes on");
-    assert!(world.log().ends_with(&["slow".into(), "cancel".into(), "cancelled".into()]), "{:?}", world.log());
+    assert!(world.log().ends_with(&["slow", "cancel", "cancelled", "asked"].map(str::to_owned)), "{:?}", world.log());
 }
 
 #[tokio::test]
@@ -325,6 +326,42 @@ async fn there_are_never_more_programs_than_allowed_and_the_longest_idle_makes_r
     let mut expected = vec![seen[2].clone(), seen[3].clone()];
     expected.sort();
     assert_eq!(alive, expected);
+}
+
+#[tokio::test]
+async fn who_finds_all_programs_at_work_waits_for_one() {
+    let world = World::new(Config { max_live: 1, ..config(&[]) });
+    let second = async {
+        world.await_log("slow").await;
+        let prompt = Prompt { memory: None, ..world.prompt("b", "say mine") };
+        let (first_is_through, turn) = (world.workspace().join("go"), world.hear(&world.acp, prompt, |_| false));
+        let mut turn = Box::pin(turn);
+        // It comes as far as it can, which is not far.
+        assert!(
+            futures_util::FutureExt::now_or_never(&mut turn).is_none()
+                && world.log().iter().filter(|l| *l == "new").count() == 1
+        );
+        std::fs::write(first_is_through, "").expect("written");
+        turn.await
+    };
+    let both = async { tokio::join!(world.ask_in("a", "slow"), second) };
+    let (first, second) = tokio::time::timeout(PATIENCE, both).await.expect("in time");
+    assert_eq!((first.text.as_str(), second.text.as_str()), ("one two", "mine"));
+}
+
+#[tokio::test]
+async fn at_a_hard_stop_a_program_that_cannot_outlive_the_gateway_is_stopped() {
+    let world = World::plain();
+    let mut slow = Box::pin(world.hear(&world.acp, world.prompt("s", "slow"), |_| false));
+    tokio::select! {
+        said = &mut slow => panic!("{said:?}"),
+        () = world.await_log("slow") => {}
+    }
+    world.around.stop.harden();
+    drop(slow);
+    assert!(world.around.tasks.join(PATIENCE).await.is_empty());
+    assert!(!world.log().contains(&"cancel".into()), "{:?}", world.log());
+    assert_eq!(world.around.workers.sweep(&Default::default()).await.expect("swept"), Vec::<String>::new());
 }
 
 #[tokio::test]

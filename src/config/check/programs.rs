@@ -48,8 +48,9 @@ fn program(agent: &mut Section<'_>, name: &str, place: &Origin, problems: &mut V
     if agent.node("command").is_none() {
         agent.note("command", place, "is needed here and missing".into(), problems);
     }
-    let directory = agent.parsed("directory", "an absolute path", problems, |value| match value {
-        Value::Text(path) if path.starts_with('/') => Some(PathBuf::from(path)),
+    let directory = agent.parsed("directory", "an absolute path", problems, path);
+    let writable = agent.parsed("writable", "a list of absolute paths", problems, |value| match value {
+        Value::List(nodes) => nodes.iter().map(|node| path(&node.value)).collect(),
         _ => None,
     });
     let is_file_name = !name.starts_with('.') && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
@@ -63,10 +64,18 @@ fn program(agent: &mut Section<'_>, name: &str, place: &Origin, problems: &mut V
     program::Config {
         command: command.unwrap_or_default(),
         directory,
+        writable: writable.unwrap_or_default(),
         environment: environment(agent, problems),
         memory: agent.size("memory", 1 << 20..=1 << 40, 1 << 30, problems) as u64,
         tasks: agent.number("tasks", 1..=1_000_000, 256, problems) as u64,
         cpu,
+    }
+}
+
+fn path(value: &Value) -> Option<PathBuf> {
+    match value {
+        Value::Text(path) if path.starts_with('/') => Some(PathBuf::from(path)),
+        _ => None,
     }
 }
 
