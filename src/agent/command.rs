@@ -5,12 +5,12 @@
 //! was said, anything else is a failure. A gateway that dies leaves it at work under systemd; the next one reads what it
 //! said from its beginning, and runs it again only if it is gone.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::time::Instant;
+use tokio::sync::Semaphore;
 
 use super::memory::{Memory, Running};
 use super::program::{self, Program, fit, obituary, reject, retry};
@@ -72,20 +72,19 @@ pub enum OutputAs {
 pub struct Command {
     config: Config,
     program: Program,
-    /// Ended programs whose turns may not be on disk yet, the oldest first.
-    lingering: Mutex<VecDeque<(Instant, Worker)>>,
+    /// Places for ended programs whose turns may not be on disk yet.
+    lingering: Arc<Semaphore>,
 }
 
 impl Command {
     /// A program; nothing is started yet.
     pub fn new(name: &str, config: Config, surroundings: Surroundings) -> Self {
         let program = Program::new(name, config.program.clone(), surroundings);
-        Self { config, program, lingering: Mutex::default() }
+        Self { config, program, lingering: Arc::new(Semaphore::new(MAX_LINGERING)) }
     }
 
     /// Runs the program, or goes on with one that an earlier life started for this turn.
     pub async fn turn(&self, prompt: Prompt, events: Events) -> Result<TurnEnd, AgentError> {
-        self.tidy().await;
         let worker = match self.left_behind(&prompt).await? {
             Some(worker) => {
                 events.resumed().await?;
@@ -96,7 +95,7 @@ impl Command {
         let mut work = Work { command: self, worker: Some(worker.clone()) };
         let result = self.listen(&worker, &events).await;
         if work.worker.take().is_some() {
-            self.lock().push_back((Instant::now(), worker));
+            self.tidy_later(worker);
         }
         if result.as_ref().is_err_and(AgentError::may_be_repeated) {
             // Another attempt of this turn is to be a new one.
@@ -181,21 +180,22 @@ impl Command {
     }
 
     /// Forgets what programs said whose turns are long over.
-    async fn tidy(&self) {
-        let over: Vec<_> = {
-            let mut lingering = self.lock();
-            let old = |(ended, _): &(Instant, Worker)| ended.elapsed() > LINGER;
-            let young = lingering.iter().position(|entry| !old(entry)).unwrap_or(lingering.len());
-            let excess = lingering.len().saturating_sub(MAX_LINGERING);
-            lingering.drain(..young.max(excess)).collect()
-        };
-        for (_, worker) in over {
+    /// Clears an ended program away when its turn's end is surely on disk. A stop leaves it to the next life, which sweeps.
+    fn tidy_later(&self, worker: Worker) {
+        let place = self.lingering.clone().try_acquire_owned().ok();
+        let around = self.program.surroundings();
+        let stop = around.stop.clone();
+        around.tasks.spawn("agent leftovers", async move {
+            // Where too many linger already, this one has to go now.
+            if let Some(_place) = place {
+                tokio::select! {
+                    biased;
+                    () = stop.softened() => return,
+                    () = tokio::time::sleep(LINGER) => {}
+                }
+            }
             worker.stop(Duration::ZERO).await;
-        }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<(Instant, Worker)>> {
-        self.lingering.lock().unwrap_or_else(PoisonError::into_inner)
+        });
     }
 }
 

@@ -279,7 +279,8 @@ fn of_the_system_only_root_makes_units() {
 
 /// The sandbox of a gateway's unit as options of systemd-run.
 fn sandbox(unit: &str) -> String {
-    let kinds = ["System", "Restrict", "Lock", "MemoryDeny", "NoNew", "Protect", "Private", "Capability", "UMask", "Dynamic"];
+    let kinds =
+        ["System", "Restrict", "Lock", "MemoryDeny", "NoNew", "Protect", "Private", "Capability", "UMask", "Dynamic"];
     let lines = unit.lines().filter(|line| kinds.iter().any(|kind| line.starts_with(kind)));
     lines.map(|line| format!("-p '{line}' ")).collect()
 }

@@ -1,5 +1,7 @@
 //! The agent kind `command` with shell scripts.
 
+use std::sync::Mutex;
+
 use super::*;
 use crate::agent::Report;
 use crate::model::disposition::Disposition;
