@@ -279,7 +279,8 @@ fn of_the_system_only_root_makes_units() {
 
 /// The sandbox of a gateway's unit as options of systemd-run.
 fn sandbox(unit: &str) -> String {
-    let kinds = ["System", "Restrict", "Lock", "MemoryDeny", "NoNew", "Protect", "Private", "Capability", "UMask", "Dynamic"];
+    let kinds =
+        ["System", "Restrict", "Lock", "MemoryDeny", "NoNew", "Protect", "Private", "Capability", "UMask", "Dynamic"];
     let lines = unit.lines().filter(|line| kinds.iter().any(|kind| line.starts_with(kind)));
     lines.map(|line| format!("-p '{line}' ")).collect()
 }
@@ -297,7 +298,7 @@ fn the_gateways_own_sandbox_is_no_obstacle() {
     for (order, expected) in [
         ("start w cat", "hermes-agent-default-w.service true"),
         ("say w hello", "Ok(())"),
-        ("forget w 0", "true"),
+        ("forget w 1", "true"),
         ("stop w", "the agent was ended by SIGTERM"),
     ] {
         let command = quoted(order, &[]);
