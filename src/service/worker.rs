@@ -18,6 +18,9 @@
 //! The gateway of the machine runs as a user of its own, whom the system manager starts nothing for. To let it (by
 //! polkit) would be to make it root, so its workers are children, inside its own sandbox.
 //!
+//! There is one [`Workers`] for a process, and clones of it: two that do not know of each other would both wait for the
+//! same children, and only one learns how they end.
+//!
 //! Every worker must be stopped by [`Worker::stop`] in the end, also one that has ended, or swept by
 //! [`Workers::sweep`]: only these clear units and files away. A worker runs as our user. It can signal us, and what it
 //! cannot see of our files depends on the sandbox.

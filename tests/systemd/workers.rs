@@ -298,7 +298,7 @@ fn the_gateways_own_sandbox_is_no_obstacle() {
     for (order, expected) in [
         ("start w cat", "hermes-agent-default-w.service true"),
         ("say w hello", "Ok(())"),
-        ("forget w 0", "true"),
+        ("forget w 1", "true"),
         ("stop w", "the agent was ended by SIGTERM"),
     ] {
         let command = quoted(order, &[]);

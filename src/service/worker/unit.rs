@@ -24,8 +24,9 @@ use crate::service::systemd::ManagerError;
 
 /// Between two looks at a worker's spool while nobody reads it.
 const TICK: Duration = Duration::from_secs(1);
-/// Between two questions to the manager for an end that it has not seen yet.
-const LOOK: Duration = Duration::from_millis(100);
+/// Between two questions to the manager for an end that it has not seen yet: it hears of it at the same time as we, so
+/// the first wait is short, and each further one twice as long, up to the second.
+const LOOK: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(200));
 /// Exit statuses of systemd itself, for a step before the program (systemd.exec(5)): its working directory, the program
 /// itself, a user namespace, capabilities in it, a network, mounts.
 const CHDIR: i32 = 200;
@@ -169,6 +170,7 @@ impl Unit {
             }
         }
         let mut told = false;
+        let mut pause = LOOK.0;
         loop {
             match self.manager.status(&self.name).await {
                 Ok(None) => return End::Gone,
@@ -185,7 +187,8 @@ impl Unit {
                 }
                 Err(_) => {}
             }
-            sleep(LOOK).await;
+            sleep(pause).await;
+            pause = (pause * 2).min(LOOK.1);
         }
     }
 
