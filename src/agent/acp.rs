@@ -95,7 +95,6 @@ impl Acp {
             }
             None => self.ask(&mut seat, &mut memory, &prompt, &events).await?,
         };
-        seat.then = Then::Cancel(request);
         let Some(connection) = seat.connection() else { return Err(reject("the agent is gone".into())) };
         match self.listen(connection, request, &events).await {
             Ok(end) => {
@@ -124,6 +123,7 @@ impl Acp {
             return Ok(None);
         }
         seat.put(connection);
+        seat.then = Then::Cancel(running.request);
         Ok(Some(running.request))
     }
 
