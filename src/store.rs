@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::meter::Meters;
 
+pub mod browse;
 mod error;
 mod inbox;
 mod outbox;
@@ -23,7 +24,7 @@ mod writer;
 
 pub use error::{OpenError, StoreError};
 pub use inbox::{Arrival, Received};
-pub use outbox::{Due, MAX_AHEAD_MS};
+pub use outbox::{Due, HandReport, MAX_AHEAD_MS, MAX_BY_HAND, Refused};
 pub use turns::{Ending, Recorded, Released, Unfinished};
 
 /// The database's file name in the state directory.
