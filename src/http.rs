@@ -31,6 +31,7 @@ pub mod refusal;
 mod responses;
 pub mod server;
 mod sse;
+mod turns;
 
 use control::Command;
 use health::Vitals;
@@ -77,6 +78,7 @@ pub fn api_router(api: Api) -> Router {
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/responses", post(responses::create))
         .route("/v1/responses/{id}", get(responses::show))
+        .route("/v1/turns/{id}", get(turns::show))
         .route("/health/ready", get(health::ready))
         .route("/metrics", get(health::metrics))
         .route_layer(middleware::from_fn_with_state(api.clone(), auth::require_key));
@@ -88,7 +90,16 @@ pub fn api_router(api: Api) -> Router {
 pub fn control_router(api: Api) -> Router {
     let router = Router::new()
         .route("/status", get(control::status))
-        .route("/turns", post(control::send))
+        .route("/turns", post(control::send).get(control::turns::list))
+        .route("/turns/{id}", get(control::turns::show))
+        .route("/outbox", get(control::outbox::list))
+        .route("/outbox/{number}", get(control::outbox::show))
+        .route("/outbox/retry", post(control::outbox::retry))
+        .route("/outbox/drop", post(control::outbox::drop_them))
+        .route("/sessions", get(control::sessions::list))
+        .route("/sessions/{id}", get(control::sessions::show))
+        .route("/sessions/{id}/reset", post(control::sessions::reset))
+        .route("/sessions/{id}/export", get(control::sessions::export))
         .route("/stop", post(control::stop))
         .route("/restart", post(control::restart))
         .route("/reload", post(control::reload))

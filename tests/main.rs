@@ -5,6 +5,7 @@
 mod clients;
 mod gateway;
 mod http_input;
+mod inside;
 mod layers;
 mod machine;
 mod notify;

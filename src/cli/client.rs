@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::net::UnixStream;
@@ -58,7 +59,21 @@ impl Client {
 
     /// Calls and reads the whole answer.
     pub async fn call<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, ClientError> {
-        let response = self.open(method, path, Body::empty()).await?;
+        self.read(self.open(method, path, Body::empty()).await?).await
+    }
+
+    /// The same with a JSON body.
+    pub async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body).map_err(|e| ClientError::Silent(e.to_string()))?;
+        self.read(self.open(method, path, body.into()).await?).await
+    }
+
+    async fn read<T: DeserializeOwned>(&self, response: Response<Incoming>) -> Result<T, ClientError> {
         let body = response.into_body().collect().await.map_err(|e| ClientError::Silent(e.to_string()))?;
         serde_json::from_slice(&body.to_bytes()).map_err(|e| ClientError::Silent(e.to_string()))
     }

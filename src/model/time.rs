@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A moment on the wall clock, in milliseconds since the epoch. For records and people; never for measuring durations.
 ///
-/// As text, and so in JSON, it is RFC 3339 in UTC: `2026-03-01T11:03:11.25Z`.
+/// As text, and so in JSON, it is RFC 3339 in UTC: `2026-03-01T11:03:11.250Z`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(i64);
 
@@ -49,7 +49,9 @@ impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Damaged rows are shown, too: what no calendar knows is shown as its end.
         let moment = jiff::Timestamp::from_millisecond(self.0);
-        moment.unwrap_or(if self.0 < 0 { jiff::Timestamp::MIN } else { jiff::Timestamp::MAX }).fmt(f)
+        let moment = moment.unwrap_or(if self.0 < 0 { jiff::Timestamp::MIN } else { jiff::Timestamp::MAX });
+        // Always as long: the order of texts is the order of time.
+        write!(f, "{moment:.3}")
     }
 }
 
@@ -101,7 +103,7 @@ mod tests {
     #[test]
     fn moments_survive_text() {
         let moment = Timestamp::from_millis(1_772_362_991_250);
-        assert_eq!(moment.to_string(), "2026-03-01T11:03:11.25Z");
+        assert_eq!(moment.to_string(), "2026-03-01T11:03:11.250Z");
         assert_eq!(moment.to_string().parse(), Ok(moment));
         assert_eq!("2026-03-01T12:03:11.25+01:00".parse(), Ok(moment));
         assert_eq!("yesterday".parse::<Timestamp>(), Err(InvalidTimestamp));

@@ -12,7 +12,7 @@ mod turns;
 
 pub use outbox::{Census, DeliveryFilter, DeliveryView};
 pub use sessions::{ExportedTurn, SessionDetail, SessionView};
-pub use turns::{TurnDetail, TurnFilter, TurnView};
+pub use turns::{TURN_STATES, TurnDetail, TurnFilter, TurnView};
 
 /// Most items of one page.
 pub const MAX_PAGE: usize = 1000;

@@ -10,6 +10,10 @@ use crate::model::time::Timestamp;
 use crate::store::sessions::messages_of;
 use crate::store::{Store, StoreError};
 
+/// The words for where a turn is and how it ended.
+pub const TURN_STATES: [&str; 9] =
+    ["queued", "running", "completed", "failed", "cancelled", "interrupted", "parked", "superseded", "absorbed"];
+
 /// Which turns are wanted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TurnFilter {
