@@ -11,6 +11,7 @@ use crate::model::id::InstanceName;
 use crate::service::directories::{self, Directories, Scope, Wishes};
 use crate::service::handshake::{Handshake, Supervisor, UnitDirectories};
 
+mod backup;
 mod check;
 mod client;
 mod install;
@@ -59,6 +60,8 @@ enum Command {
     Sessions(sessions::Sessions),
     /// Look at what was asked and what came of it
     Turns(turns::Turns),
+    /// Copy all that is kept into a file, while the gateway works
+    Backup(backup::Backup),
     /// Check the configuration, all of it at once
     Check(check::Check),
     /// Install, enable and start the service
@@ -184,6 +187,7 @@ fn execute(command: Command, handshake: Handshake) -> Result<Exit, Failure> {
             Command::Outbox(outbox) => outbox::execute(&outbox).await,
             Command::Sessions(sessions) => sessions::execute(&sessions).await,
             Command::Turns(turns) => turns::execute(&turns).await,
+            Command::Backup(backup) => backup::execute(&backup).await,
             Command::Install(install) => install::execute(&install).await,
             Command::Uninstall(uninstall) => install::execute_uninstall(&uninstall).await,
             Command::Run(_) | Command::Check(_) | Command::Completions { .. } | Command::Man => Ok(Exit::Ok),

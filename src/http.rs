@@ -96,6 +96,7 @@ pub fn control_router(api: Api) -> Router {
         .route("/outbox/{number}", get(control::outbox::show))
         .route("/outbox/retry", post(control::outbox::retry))
         .route("/outbox/drop", post(control::outbox::drop_them))
+        .route("/backup", get(control::backup::backup))
         .route("/sessions", get(control::sessions::list))
         .route("/sessions/{id}", get(control::sessions::show))
         .route("/sessions/{id}/reset", post(control::sessions::reset))

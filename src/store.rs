@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use rusqlite::Connection;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::meter::Meters;
 
+pub mod backup;
 pub mod browse;
 mod error;
 mod inbox;
@@ -39,6 +40,9 @@ type Read = Box<dyn FnOnce(&Connection) + Send>;
 pub struct Store {
     writes: mpsc::Sender<writer::Request>,
     reads: mpsc::Sender<Read>,
+    directory: Arc<Path>,
+    /// The right to have a copy.
+    copies: Arc<Semaphore>,
 }
 
 /// The store's threads. Its end joins them, after everything queued is done.
@@ -65,7 +69,8 @@ impl Store {
             // The last connection to close takes the log's files away, and only one that writes can.
             join(reader);
         })?;
-        Ok((Self { writes, reads }, StoreOwner { writer }))
+        let (directory, copies) = (directory.into(), backup::places());
+        Ok((Self { writes, reads, directory, copies }, StoreOwner { writer }))
     }
 
     /// Runs `work` in a transaction and returns when it is on disk.

@@ -2,6 +2,7 @@
 //!
 //! Tests wait for facts. What needs root or systemd says so loudly when it skips, and never skips in CI.
 
+mod backup;
 mod clients;
 mod gateway;
 mod http_input;

@@ -44,12 +44,18 @@ pub enum ClientError {
 #[derive(Debug, Clone)]
 pub struct Client {
     socket: PathBuf,
+    patience: Duration,
 }
 
 impl Client {
     /// For the gateway with this control socket.
     pub fn new(socket: PathBuf) -> Self {
-        Self { socket }
+        Self { socket, patience: PATIENCE }
+    }
+
+    /// For questions that take longer to answer.
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// The control socket.
@@ -80,8 +86,8 @@ impl Client {
 
     /// Calls and gives back the answer as it begins.
     pub async fn open(&self, method: Method, path: &str, body: Body) -> Result<Response<Incoming>, ClientError> {
-        let answered = tokio::time::timeout(PATIENCE, self.request(method, path, body)).await;
-        let response = answered.map_err(|_| ClientError::Silent(format!("no answer within {PATIENCE:?}")))??;
+        let answered = tokio::time::timeout(self.patience, self.request(method, path, body)).await;
+        let response = answered.map_err(|_| ClientError::Silent(format!("no answer within {:?}", self.patience)))??;
         if response.status().is_success() {
             return Ok(response);
         }

@@ -20,6 +20,7 @@ use crate::model::message::Message;
 use crate::model::time::Timestamp;
 use crate::model::turn::{History, NewTurn, Origin, Outcome};
 
+pub mod backup;
 pub mod outbox;
 mod query;
 pub mod sessions;

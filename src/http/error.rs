@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::gateway::SubmitError;
 use crate::model::turn::{Failure, Outcome};
 use crate::store::StoreError;
+use crate::store::backup::CopyError;
 
 /// The body of an error answer.
 #[derive(Debug, Clone, Serialize)]
@@ -168,6 +169,21 @@ impl From<StoreError> for ApiError {
                 let status = StatusCode::SERVICE_UNAVAILABLE;
                 Self { retry: true, ..Self::new(status, "server_error", "store_failed", error.to_string()) }
             }
+        }
+    }
+}
+
+impl From<CopyError> for ApiError {
+    fn from(error: CopyError) -> Self {
+        match error {
+            CopyError::Store(error) => error.into(),
+            CopyError::Busy => {
+                let message = error.to_string();
+                Self::new(StatusCode::CONFLICT, "invalid_request_error", "backup_running", message)
+            }
+            // Nobody is there to be told, but when the gateway stops.
+            CopyError::GivenUp => Self::stopping(),
+            CopyError::Damaged(_) => Self::internal(),
         }
     }
 }

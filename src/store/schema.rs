@@ -8,7 +8,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::error::OpenError;
 
 /// "HgwS" in the file header: a database without it is not ours.
-const APPLICATION_ID: i64 = 0x4867_7753;
+pub const APPLICATION_ID: i64 = 0x4867_7753;
 
 /// Step n takes a store from version n to n + 1.
 const STEPS: [&str; 2] = [include_str!("schema/1.sql"), include_str!("schema/2.sql")];
