@@ -26,6 +26,7 @@ mod live;
 mod outbox;
 mod pace;
 mod reply;
+pub mod retention;
 mod turn;
 
 use gathering::Gatherings;
@@ -35,6 +36,7 @@ use live::Live;
 pub use live::{Progress, Watch};
 pub use outbox::Outbox;
 pub use reply::PARKED_NOTICE;
+pub use retention::Retention;
 use turn::Assignment;
 
 /// How many times a turn is started before it is taken for the reason why the gateway dies.

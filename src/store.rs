@@ -18,6 +18,7 @@ pub mod browse;
 mod error;
 mod inbox;
 mod outbox;
+mod prune;
 mod schema;
 mod sessions;
 mod turns;
@@ -26,6 +27,7 @@ mod writer;
 pub use error::{OpenError, StoreError};
 pub use inbox::{Arrival, Received};
 pub use outbox::{Due, HandReport, MAX_AHEAD_MS, MAX_BY_HAND, Refused};
+pub use prune::{Amount, Place, PruneTurns, Pruned};
 pub use turns::{Ending, Recorded, Released, Unfinished};
 
 /// The database's file name in the state directory.

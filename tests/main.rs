@@ -13,5 +13,6 @@ mod notify;
 mod openai_agent;
 mod pid_fallback;
 mod reload;
+mod retention;
 mod store_faults;
 mod systemd;

@@ -14,9 +14,11 @@ use crate::secret::Source;
 use crate::{gateway, http};
 
 mod platforms;
+mod retention;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// The name of the embedded agent.
@@ -44,6 +46,7 @@ pub fn check(root: &Table, problems: &mut Vec<Problem>) -> Config {
     };
     turns.finish(problems);
 
+    let retention = retention::check(&mut root, problems);
     let (default_agent, agents) = agents(&mut root, problems);
     let platforms = platforms::check(&mut root, problems);
 
@@ -62,6 +65,7 @@ pub fn check(root: &Table, problems: &mut Vec<Problem>) -> Config {
         key,
         http: http_config,
         turns: turns_config,
+        retention,
         default_agent,
         agents,
         platforms,

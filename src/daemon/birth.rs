@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{Hold, Parts, Ready, StartError, is_supervised, key_source, meters, places, read_key};
 use crate::agent::Agents;
 use crate::config::{Config, Listen};
-use crate::gateway::{Gateway, MAX_ATTEMPTS, Outbox, PARKED_NOTICE};
+use crate::gateway::{Gateway, MAX_ATTEMPTS, Outbox, PARKED_NOTICE, Retention};
 use crate::http::health::{Identity, Vitals};
 use crate::http::server::{Peers, Probe, Service};
 use crate::http::{self, Api};
@@ -232,6 +232,8 @@ pub async fn assemble(frame: &Frame, config: &Config, handshake: &Handshake, hol
         Gateway::new(store.clone(), outbox.clone(), turns, agents, tasks.clone(), stop.clone(), meters.clone());
     recover(frame, &store, &gateway).await?;
     tasks.spawn("outbox", outbox.run());
+    let retention = Retention::new(store.clone(), config.retention.clone(), stop.clone());
+    tasks.spawn("retention", retention.clone().run());
     let vitals = Vitals::new(identity(frame, config, handshake, hold), frame.notifier.clone());
     let (http, http_config) = watch::channel(config.http.clone());
     let (key, api_key) = watch::channel(key);
@@ -252,7 +254,7 @@ pub async fn assemble(frame: &Frame, config: &Config, handshake: &Handshake, hol
     }
     let ready =
         Ready { http: places(hold.http()), key_source: key_source(config, &frame.directories.state).0.to_string() };
-    Ok(Parts { api, tasks, stop, owner, commands: command_queue, http, key, ready })
+    Ok(Parts { api, tasks, stop, owner, commands: command_queue, http, key, retention, ready })
 }
 
 async fn recover(frame: &Frame, store: &Store, gateway: &Gateway) -> Result<(), StartError> {

@@ -42,6 +42,7 @@ fn apply(frame: &Frame, running: &mut Config, new: Config, key: Arc<SecretString
     parts.http.send_replace(http.clone());
     let agents = Agents::new(&new.default_agent, &new.agents, Some(&parts.api.gateway.agents()));
     parts.api.gateway.reconfigure(new.turns.clone(), agents);
+    parts.retention.reconfigure(new.retention.clone());
     let outbox = parts.api.gateway.outbox();
     outbox.reconfigure(Platforms::new(&new.platforms, Some(&outbox.platforms())));
     frame.journal.set_level(new.log_level);

@@ -39,6 +39,11 @@ impl Timestamp {
         Self(self.0.saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX)))
     }
 
+    /// The moment `span` earlier.
+    pub fn before(self, span: Duration) -> Self {
+        Self(self.0.saturating_sub(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)))
+    }
+
     /// Whole seconds since the epoch, as the OpenAI API's `created` fields want them.
     pub fn as_secs(self) -> i64 {
         self.0.div_euclid(1000)

@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use super::*;
 use crate::model::delivery::State;
 use crate::model::time::Timestamp;
-use crate::store::{FILE_NAME, Store, StoreOwner};
+use crate::store::{FILE_NAME, Store, StoreOwner, prune};
 
 struct Home {
     _dir: tempfile::TempDir,
@@ -81,6 +81,10 @@ fn every_list_is_answered_from_an_index_in_its_order() {
         ("an export", sessions::EXPORT),
         ("leases of the last life", crate::store::outbox::LEASED),
         ("a chat that waits", crate::store::outbox::PUT_OFF),
+        ("old turns", prune::TURNS),
+        ("what keeps a turn", prune::KEPT_DELIVERY),
+        ("old deliveries", prune::DELIVERIES),
+        ("old messages of platforms", prune::INBOX),
     ] {
         let plan = home.plan(sql);
         // The count steps over the rows that its index gave.
