@@ -11,18 +11,14 @@
 
 #![expect(clippy::disallowed_methods, reason = "a bench has no tasks to name or join")]
 
-use std::fs::File;
-use std::io::Write;
 use std::net::SocketAddr;
-use std::os::unix::net::UnixDatagram;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::routing::post;
-use hermes_gateway::agent::{Agent, Config, Events, Prompt, Steering, echo};
+use hermes_gateway::agent::{Agent, Config, Events, Prompt, Report, Steering, echo};
+use hermes_gateway::model::id::TurnId;
 use hermes_gateway::model::message::Message;
 use hermes_gateway::model::turn::TurnEvent;
 use http_body_util::BodyExt;
@@ -31,10 +27,12 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_hermes-gateway");
+mod rig;
+
+use rig::{Gateway, fdatasync_pace, serve};
+
 const CONNECTIONS: [usize; 3] = [1, 16, 64];
 const DURATION: Duration = Duration::from_secs(3);
-const MESSAGE: &str = r#"{"model":"echo","messages":[{"role":"user","content":"what is the weather in Ghent"}]}"#;
 
 fn main() {
     let runtime =
@@ -44,8 +42,8 @@ fn main() {
     let in_memory = tempfile::tempdir_in("/dev/shm").expect("a directory in memory");
     let pace = fdatasync_pace(on_disk.path());
     println!("fdatasync on this disk, one after the other: {pace:.0}/s\n");
-    let durable = Gateway::start(on_disk.path());
-    let volatile = Gateway::start(in_memory.path());
+    let durable = Gateway::start(on_disk.path(), "");
+    let volatile = Gateway::start(in_memory.path(), "");
     let (storeless, bare) =
         runtime.block_on(async { (serve(endpoint_without_store()).await, serve(bare_echo()).await) });
     println!(
@@ -65,59 +63,6 @@ fn main() {
     }
 }
 
-/// One block a call, as a small commit does.
-fn fdatasync_pace(dir: &Path) -> f64 {
-    let mut file = File::create(dir.join("pace")).expect("a file");
-    let (began, mut calls) = (Instant::now(), 0);
-    while began.elapsed() < Duration::from_secs(1) {
-        file.write_all(&[0; 4096]).and_then(|()| file.sync_data()).expect("synced");
-        calls += 1;
-    }
-    f64::from(calls) / began.elapsed().as_secs_f64()
-}
-
-struct Gateway {
-    child: Child,
-    address: SocketAddr,
-    key: String,
-}
-
-impl Gateway {
-    fn start(dir: &Path) -> Self {
-        let address = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
-        std::fs::write(
-            dir.join("gateway.toml"),
-            format!("[http]\nlisten = [\"{address}\"]\n[log]\nlevel = \"warn\"\n"),
-        )
-        .expect("written");
-        let notify = UnixDatagram::bind(dir.join("notify")).expect("a notify socket");
-        notify.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
-        let mut command = Command::new("/bin/sh");
-        command.args(["-c", "SYSTEMD_EXEC_PID=$$ exec \"$0\" \"$@\"", BINARY, "run"]);
-        command.arg("--config").arg(dir.join("gateway.toml"));
-        command.arg("--state-dir").arg(dir.join("state")).arg("--runtime-dir").arg(dir.join("run"));
-        command.env_clear().env("HOME", dir).env("NOTIFY_SOCKET", dir.join("notify"));
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("starts");
-        let mut buffer = [0; 4096];
-        while !notify.recv(&mut buffer).map(|n| buffer[..n].starts_with(b"READY=1")).expect("READY=1 in time") {}
-        let key = std::fs::read_to_string(dir.join("state/api-key")).expect("the key").trim().to_owned();
-        Self { child, address, key }
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        self.child.kill().and_then(|()| self.child.wait()).expect("ours");
-    }
-}
-
-async fn serve(router: Router) -> SocketAddr {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let address = listener.local_addr().expect("an address");
-    tokio::task::spawn(async move { axum::serve(listener, router).await });
-    address
-}
-
 fn bare_echo() -> Router {
     Router::new().route("/v1/chat/completions", post(|body: Bytes| async { body }))
 }
@@ -129,10 +74,12 @@ fn endpoint_without_store() -> Router {
         let said = request["messages"][0]["content"].as_str().expect("text");
         let agent = Agent::new(&Config::Echo(echo::Config::default()));
         let (events, mut heard) = Events::channel();
-        let prompt = Prompt { instructions: None, messages: vec![Message::user(said)] };
+        let (session, turn) = ("s".parse().expect("an id"), TurnId::new());
+        let messages = vec![Message::user(said)];
+        let prompt = Prompt { session, turn, memory: None, instructions: None, messages };
         let listen = async {
             let mut text = String::new();
-            while let Some(TurnEvent::Text(piece)) = heard.recv().await {
+            while let Some(Report::Said(TurnEvent::Text(piece))) = heard.recv().await {
                 text.push_str(&piece);
             }
             text
@@ -173,7 +120,7 @@ impl Measured {
 async fn load(address: SocketAddr, key: &str, connections: usize) -> Measured {
     let began = Instant::now();
     let clients: Vec<_> =
-        (0..connections).map(|_| tokio::task::spawn(client(address, key.to_owned(), began + DURATION))).collect();
+        (0..connections).map(|n| tokio::task::spawn(client(address, key.to_owned(), n, began + DURATION))).collect();
     let mut times = Vec::new();
     for client in clients {
         times.extend(client.await.expect("a client works"));
@@ -183,7 +130,10 @@ async fn load(address: SocketAddr, key: &str, connections: usize) -> Measured {
     Measured { per_second, times }
 }
 
-async fn client(address: SocketAddr, key: String, until: Instant) -> Vec<Duration> {
+/// A conversation of its own: turns of one session wait for each other.
+async fn client(address: SocketAddr, key: String, number: usize, until: Instant) -> Vec<Duration> {
+    let said = format!("what is the weather in Ghent, asks number {number}");
+    let message = json!({ "model": "echo", "messages": [{ "role": "user", "content": said }] }).to_string();
     let stream = tokio::net::TcpStream::connect(address).await.expect("connects");
     stream.set_nodelay(true).expect("set");
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
@@ -194,7 +144,7 @@ async fn client(address: SocketAddr, key: String, until: Instant) -> Vec<Duratio
         let request = Request::post("/v1/chat/completions")
             .header("host", "x")
             .header("authorization", format!("Bearer {key}"))
-            .body(Body::from(MESSAGE))
+            .body(Body::from(message.clone()))
             .expect("a request");
         let answer = sender.send_request(request).await.expect("answered");
         assert!(answer.status().is_success(), "{}", answer.status());

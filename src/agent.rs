@@ -7,10 +7,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::model::disposition::Disposition;
-use crate::model::id::TurnId;
+use crate::model::id::{SessionId, TurnId};
 use crate::model::message::Message;
 use crate::model::turn::{AgentError, TurnEnd, TurnEvent};
 
@@ -20,13 +20,24 @@ pub mod openai;
 /// Events that may wait for their reader; an agent that is faster waits.
 pub const EVENT_QUEUE: usize = 64;
 
+/// What an agent reports while it works.
+#[derive(Debug)]
+pub enum Report {
+    /// Something for everybody who watches.
+    Said(TurnEvent),
+    /// Something that it wants to find again; told when it is on disk.
+    Remember(String, oneshot::Sender<()>),
+    /// It goes on where it was when the gateway stopped or died.
+    Resumed,
+}
+
 /// Where an agent reports what it says.
 #[derive(Debug, Clone)]
-pub struct Events(mpsc::Sender<TurnEvent>);
+pub struct Events(mpsc::Sender<Report>);
 
 impl Events {
     /// A pipe from an agent to its turn.
-    pub fn channel() -> (Self, mpsc::Receiver<TurnEvent>) {
+    pub fn channel() -> (Self, mpsc::Receiver<Report>) {
         let (send, receive) = mpsc::channel(EVENT_QUEUE);
         (Self(send), receive)
     }
@@ -36,8 +47,32 @@ impl Events {
     /// # Errors
     /// When nobody listens any more: the turn is over for everybody but the agent.
     pub async fn send(&self, event: TurnEvent) -> Result<(), AgentError> {
+        self.report(Report::Said(event)).await
+    }
+
+    /// Keeps a text, in place of what was kept before, for the agent's next turn in this session, or for this turn if it
+    /// is asked again: [`Prompt::memory`]. Returns when it is on disk.
+    ///
+    /// # Errors
+    /// When it could not be stored, or nobody listens any more.
+    pub async fn remember(&self, text: String) -> Result<(), AgentError> {
+        let (stored, told) = oneshot::channel();
+        self.report(Report::Remember(text, stored)).await?;
+        let message = "what the agent has to remember could not be stored".to_owned();
+        told.await.map_err(|_| AgentError { disposition: Disposition::Retry { after: None }, message })
+    }
+
+    /// Says that the agent goes on where it was when the gateway stopped or died: that attempt was nobody's fault.
+    ///
+    /// # Errors
+    /// When nobody listens any more.
+    pub async fn resumed(&self) -> Result<(), AgentError> {
+        self.report(Report::Resumed).await
+    }
+
+    async fn report(&self, report: Report) -> Result<(), AgentError> {
         let gone = |_| AgentError { disposition: Disposition::Reject, message: "nobody listens any more".into() };
-        self.0.send(event).await.map_err(gone)
+        self.0.send(report).await.map_err(gone)
     }
 }
 
@@ -85,6 +120,12 @@ impl SteeringSender {
 /// What an agent is asked.
 #[derive(Debug, Clone)]
 pub struct Prompt {
+    /// The conversation.
+    pub session: SessionId,
+    /// The turn: the same when it is asked again after a crash.
+    pub turn: TurnId,
+    /// What this agent remembered of the conversation last, by [`Events::remember`].
+    pub memory: Option<String>,
     /// Instructions for this turn.
     pub instructions: Option<String>,
     /// What was said before, then what is new; never empty.
@@ -131,6 +172,13 @@ impl Agent {
     /// Whether it is shown what was said before; if not, nobody needs to read it from the store.
     pub fn wants_history(&self) -> bool {
         matches!(self, Self::OpenAi(_))
+    }
+
+    /// Whether it keeps something of a session for its next turn; if not, nobody needs to read it from the store.
+    pub fn remembers(&self) -> bool {
+        match self {
+            Self::Echo(_) | Self::OpenAi(_) => false,
+        }
     }
 
     /// Whether it can be told more while it works.

@@ -10,6 +10,7 @@ use crate::exit::Exit;
 use crate::model::id::InstanceName;
 use crate::service::directories::{self, Directories, Scope, Wishes};
 use crate::service::handshake::{Handshake, Supervisor, UnitDirectories};
+use crate::service::mask;
 
 mod backup;
 mod check;
@@ -146,12 +147,19 @@ impl<E: std::error::Error> From<E> for Failure {
 
 /// The whole program.
 pub fn main() -> ExitCode {
+    // Until somebody listens. A predecessor in this process left them held, too.
+    mask::hold();
     // First of all: afterwards there may be threads, and listenfd writes to the environment.
     let handshake = match Handshake::take() {
         Ok(handshake) => handshake,
         Err(e) => return fail(&Failure::text(format!("cannot understand the descriptors that were passed: {e}"))),
     };
-    let command_line = match CommandLine::try_parse() {
+    let parsed = CommandLine::try_parse();
+    if !matches!(parsed, Ok(CommandLine { command: Command::Run(_) })) {
+        // Everything else ends by a signal at once, whatever mask a parent left it.
+        mask::release();
+    }
+    let command_line = match parsed {
         Ok(command_line) => command_line,
         Err(error) => return usage(&error, &handshake),
     };

@@ -60,6 +60,8 @@ pub struct Config {
     pub agents: BTreeMap<String, agent::Config>,
     /// Where replies can go.
     pub platforms: BTreeMap<String, platform::Config>,
+    /// Programs that tell something.
+    pub webhooks: BTreeMap<String, http::webhooks::Config>,
     /// What is logged.
     pub log_level: Level,
     /// How long running turns may go on at a stop.
@@ -135,6 +137,7 @@ impl Config {
             ("http.body_timeout".into(), in_words(self.http.body_timeout)),
             ("turns.max_running".into(), self.turns.max_running.to_string()),
             ("turns.max_queued".into(), self.turns.max_queued.to_string()),
+            ("turns.max_attempts".into(), self.turns.max_attempts.to_string()),
             ("turns.timeout".into(), in_words(self.turns.timeout)),
             ("retention.keep".into(), in_words(self.retention.keep)),
             ("retention.max_size".into(), named(&self.retention.max_size.map(|bytes| format!("{bytes} bytes")))),
@@ -146,6 +149,7 @@ impl Config {
         facts.extend(
             self.platforms.iter().map(|(name, platform)| (format!("platforms.{name}"), format!("{platform:?}"))),
         );
+        facts.extend(self.webhooks.iter().map(|(name, webhook)| (format!("webhooks.{name}"), format!("{webhook:?}"))));
         facts.extend(self.agents.iter().map(|(name, agent)| (format!("agents.{name}"), format!("{agent:?}"))));
         facts
     }

@@ -23,7 +23,7 @@ use crate::service::handshake::{Handshake, Supervisor};
 use crate::service::lock::LockError;
 use crate::service::notify::Notifier;
 use crate::service::pidfile::PidFileError;
-use crate::service::signals::{self, Signals};
+use crate::service::signals::Signals;
 use crate::service::sockets::{BindError, Listener};
 use crate::store::OpenError;
 
@@ -31,12 +31,14 @@ mod birth;
 mod death;
 mod hold;
 mod life;
+mod predecessor;
 mod reload;
 
 pub use hold::Hold;
 
-/// How long the part of a stop may take that is not the configured grace.
-const STOP_MARGIN: Duration = Duration::from_secs(10);
+/// How long the part of a stop may take that is not the configured grace. Longer than the tasks', the runtime's and the
+/// store's share in it together: each tells who is late, which an end in the middle would cut off.
+const STOP_MARGIN: Duration = Duration::from_secs(12);
 /// Threads that run tasks. The work is waiting for others, and each thread costs memory.
 const WORKERS: usize = 2;
 
@@ -53,6 +55,10 @@ pub struct Start {
     pub replace: bool,
     /// The log.
     pub journal: Journal,
+    /// What is asked by signals.
+    pub signals: Signals,
+    /// Ends a stop that takes too long.
+    pub deadline: Deadline,
 }
 
 /// Where a gateway can be reached, once it is ready.
@@ -135,15 +141,13 @@ impl StartError {
 }
 
 /// Runs a gateway from its birth to its death. `on_ready` is called when it serves.
-pub fn run(start: Start, on_ready: impl FnOnce(&Ready)) -> Result<Ending, StartError> {
-    let deadline = Deadline::default();
-    let mut signals = signals::listen(deadline.clone()).map_err(StartError::system("listen to signals"))?;
+pub fn run(mut start: Start, on_ready: impl FnOnce(&Ready)) -> Result<Ending, StartError> {
     let notifier = Notifier::new(start.handshake.supervisor);
     let notifier = notifier.map_err(StartError::system("start a thread"))?;
     let journal = start.journal.clone();
     journal.life(LifeEvent::Started, "gateway started", &[("VERSION", env!("CARGO_PKG_VERSION").into())]);
     let mut hold = Hold::default();
-    let ended = live(start, &mut hold, &notifier, &deadline, &mut signals, on_ready);
+    let ended = live(&mut start, &mut hold, &notifier, on_ready);
     let stopped = |text: &str, exit: Exit| {
         journal.life(LifeEvent::Stopped, text, &[("STATUS", (exit as u8).to_string())]);
     };
@@ -152,7 +156,7 @@ pub fn run(start: Start, on_ready: impl FnOnce(&Ready)) -> Result<Ending, StartE
             stopped("gateway stopped", Exit::Ok);
             Ok(Ending::Stopped)
         }
-        Ok(Ended::Restart) if notifier.is_silent() && signals.close() => {
+        Ok(Ended::Restart) if notifier.is_silent() && start.signals.close() => {
             stopped("gateway stopped: a stop overtook the restart", Exit::Ok);
             Ok(Ending::Stopped)
         }
@@ -196,31 +200,38 @@ enum Ended {
 }
 
 fn live(
-    start: Start,
+    start: &mut Start,
     hold: &mut Hold,
     notifier: &Notifier,
-    deadline: &Deadline,
-    signals: &mut Signals,
     on_ready: impl FnOnce(&Ready),
 ) -> Result<Ended, StartError> {
-    let Start { mut handshake, instance, directories, replace, journal } = start;
+    let Start { handshake, instance, directories, replace, journal, signals, deadline } = start;
     for refused in &handshake.passed.refused {
         tracing::error!(refused, "a passed descriptor is not ours");
     }
     hold.adopt_sockets(&mut handshake.passed);
-    let config = config::load(&directories).map_err(StartError::Config)?;
+    let config = config::load(directories).map_err(StartError::Config)?;
     journal.set_level(config.log_level);
     deadline.set(config.stop_grace + STOP_MARGIN);
     harden();
     let runtime = runtime().map_err(StartError::system("start the runtime"))?;
-    let lives = birth::remember_lives(handshake.passed.lives.take(), notifier, &journal);
-    let Some(mut lives) = runtime.block_on(birth::wait_our_turn(lives, notifier, &journal, signals)) else {
+    if !runtime.block_on(predecessor::outlive(&directories.state, notifier, signals)) {
+        return Ok(Ended::Stopped);
+    }
+    let lives = birth::remember_lives(handshake.passed.lives.take(), notifier, journal);
+    let Some(mut lives) = runtime.block_on(birth::wait_our_turn(lives, notifier, journal, signals)) else {
         return Ok(Ended::Stopped);
     };
-    birth::take_locks(hold, &mut handshake, &directories, &instance, replace)?;
-    birth::bind(hold, &config, &directories, &instance, &mut handshake)?;
-    let frame = birth::Frame { instance, directories, journal, notifier: notifier.clone(), deadline: deadline.clone() };
-    let parts = runtime.block_on(birth::assemble(&frame, &config, &handshake, hold))?;
+    birth::take_locks(hold, handshake, directories, instance, *replace)?;
+    birth::bind(hold, &config, directories, instance, handshake)?;
+    let frame = birth::Frame {
+        instance: instance.clone(),
+        directories: directories.clone(),
+        journal: journal.clone(),
+        notifier: notifier.clone(),
+        deadline: deadline.clone(),
+    };
+    let parts = runtime.block_on(birth::assemble(&frame, &config, handshake, hold))?;
     lives.ready();
     on_ready(&parts.ready);
     let (ended, owner) = runtime.block_on(life::live(frame, config, parts, signals));
@@ -263,6 +274,7 @@ struct Parts {
     http: tokio::sync::watch::Sender<crate::http::Config>,
     key: tokio::sync::watch::Sender<Arc<crate::secret::SecretString>>,
     retention: crate::gateway::Retention,
+    webhooks: tokio::sync::watch::Sender<crate::http::webhooks::Webhooks>,
     ready: Ready,
 }
 

@@ -18,11 +18,13 @@ use crate::policy::session::Busy;
 use crate::stop::{Stop, Tasks};
 use crate::store::{Store, StoreError, Unfinished};
 
+mod again;
 mod chats;
 mod gathering;
 mod inbox;
 mod lanes;
 mod live;
+mod mark;
 mod outbox;
 mod pace;
 mod reply;
@@ -33,14 +35,12 @@ use gathering::Gatherings;
 pub use inbox::{Inbound, Taken};
 use lanes::Lanes;
 use live::Live;
-pub use live::{Progress, Watch};
+pub use live::{Progress, Resumed, Watch};
+pub use mark::{Mark, Told};
 pub use outbox::Outbox;
 pub use reply::PARKED_NOTICE;
 pub use retention::Retention;
 use turn::Assignment;
-
-/// How many times a turn is started before it is taken for the reason why the gateway dies.
-pub const MAX_ATTEMPTS: u32 = 3;
 
 /// The bounds of the gateway's work.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +51,8 @@ pub struct Config {
     pub max_queued: usize,
     /// Longest time that an agent may work on a turn.
     pub timeout: Duration,
+    /// How many times a turn is started before it is taken for the reason why the gateway dies.
+    pub max_attempts: u32,
 }
 
 /// Why a turn was not taken. Nothing of it is kept.
@@ -188,7 +190,8 @@ impl Gateway {
     pub fn resume(&self, unfinished: Vec<Unfinished>) {
         for Unfinished { turn, attempts } in unfinished {
             tracing::info!(turn = %turn.id, session = %turn.session, attempts, "taking up a turn that a crash cut off");
-            let (place, live) = (self.inner.lanes.enter(&turn.session), self.add_live(&turn));
+            let (place, live) = (self.inner.lanes.enter(&turn.session), self.add_live(&turn, attempts));
+            self.give_up_unclaimed(&turn, &live);
             let (permit, gathering, busy) = (None, None, Busy::Queue);
             let assignment = Assignment { turn, live, place, permit, gathering, busy, attempts };
             self.inner.tasks.spawn("turn", self.clone().run(assignment));
@@ -208,23 +211,23 @@ impl Gateway {
 
     /// `None` if it neither runs nor ended: its end could not be stored, and the next life takes it up.
     async fn watch(&self, record: &TurnRecord) -> Result<Option<Watch>, StoreError> {
-        if let Some(outcome) = &record.outcome {
-            return Ok(Some(Watch::ended(record.session.clone(), outcome.clone())));
+        if let Some(ended) = Watch::ended(record) {
+            return Ok(Some(ended));
         }
         if let Some(live) = self.live().get(&record.id) {
             return Ok(Some(live.watch()));
         }
         // It ended between the two looks: the store knows before the map forgets.
         let again = self.inner.store.turn(record.id).await?;
-        Ok(again.and_then(|record| record.outcome.map(|outcome| Watch::ended(record.session, outcome))))
+        Ok(again.as_ref().and_then(Watch::ended))
     }
 
     fn settings(&self) -> Settings {
         self.inner.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn add_live(&self, turn: &NewTurn) -> Arc<Live> {
-        let live = Arc::new(Live::new(turn));
+    fn add_live(&self, turn: &NewTurn, attempts: u32) -> Arc<Live> {
+        let live = Arc::new(Live::new(turn, attempts));
         self.live().insert(turn.id, live.clone());
         live
     }

@@ -1,7 +1,7 @@
 //! Layer 3: everything that speaks HTTP. The API for clients, the control socket for the command line, health, metrics.
 //!
-//! One router for each listener's trust: the API wants a bearer key on everything but `/health`; the control socket has
-//! been checked by the kernel (see [`server`]) and wants none.
+//! One router for each listener's trust: the API wants a bearer key on everything but `/health` and the webhooks, which
+//! are signed; the control socket has been checked by the kernel (see [`server`]) and wants none.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,10 +31,13 @@ pub mod refusal;
 mod responses;
 pub mod server;
 mod sse;
+mod telling;
 mod turns;
+pub mod webhooks;
 
 use control::Command;
 use health::Vitals;
+use webhooks::Webhooks;
 
 /// The bounds of the HTTP side.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +63,8 @@ pub struct Api {
     pub config: watch::Receiver<Config>,
     /// The key that clients must show, as it is now.
     pub key: watch::Receiver<Arc<SecretString>>,
+    /// Who may tell something, as it is now.
+    pub webhooks: watch::Receiver<Webhooks>,
     /// How the process is.
     pub vitals: Vitals,
     /// What is counted.
@@ -82,7 +87,11 @@ pub fn api_router(api: Api) -> Router {
         .route("/health/ready", get(health::ready))
         .route("/metrics", get(health::metrics))
         .route_layer(middleware::from_fn_with_state(api.clone(), auth::require_key));
-    let open = Router::new().route("/health", get(health::alive)).route("/v1/health", get(health::alive));
+    let open = Router::new()
+        .route("/health", get(health::alive))
+        .route("/v1/health", get(health::alive))
+        // Signed, each by its own scheme.
+        .route("/webhooks/{name}", post(webhooks::receive));
     finish(guarded.merge(open), api)
 }
 

@@ -27,10 +27,10 @@
 //!
 //! # Life of the process
 //!
-//! [`cli::main`], one thread: what systemd addressed to this pid ([`service::handshake`]) -> command line -> log.
-//! [`daemon::run`]: signals -> configuration -> locks -> sockets -> store -> serve -> `READY=1` -> until a stop ->
-//! `STOPPING=1` -> what runs may end -> everything is given back. Stand-alone, a restart is `execve` with sockets and
-//! locks kept; under systemd it is exit status 75.
+//! [`cli::main`], one thread: signals are held -> what systemd addressed to this pid ([`service::handshake`]) -> command
+//! line -> signals are heard -> log. [`daemon::run`]: configuration -> the last life has ended -> locks -> sockets ->
+//! store -> serve -> `READY=1` -> until a stop -> `STOPPING=1` -> what runs may end -> everything is given back.
+//! Stand-alone, a restart is `execve` with sockets and locks kept, and signals held; under systemd it is exit status 75.
 //!
 //! What is durable is in [`store`]; what may be lost at any instruction is everything else, and that is a supported way
 //! to stop.

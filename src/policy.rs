@@ -6,3 +6,4 @@ pub mod retention;
 pub mod session;
 pub mod signature;
 pub mod split;
+pub mod template;

@@ -9,6 +9,7 @@ pub mod directories;
 pub mod handshake;
 pub mod lives;
 pub mod lock;
+pub mod mask;
 pub mod notify;
 pub mod pidfile;
 pub mod process;

@@ -18,6 +18,7 @@ pub mod browse;
 mod error;
 mod inbox;
 mod outbox;
+mod pieces;
 mod prune;
 mod schema;
 mod sessions;

@@ -10,8 +10,8 @@ use rusqlite::{Connection, OpenFlags};
 use serde_json::json;
 
 use crate::gateway::{Home, raw};
-use crate::inside::callback::Callback;
-use crate::inside::{plant, stdout};
+use crate::inside::{plant, platform, stdout, texts};
+use crate::receiver::Receiver;
 
 /// A backup, found whole.
 fn opened(path: &Path) -> Connection {
@@ -106,13 +106,13 @@ fn what_is_restored_goes_on() {
     gateway.kill();
 
     let other = Home::new();
-    let callback = Callback::new(200);
-    other.configure(&format!("{}idempotent = false\n", callback.platform("ops")));
+    let receiver = Receiver::start();
+    other.configure(&platform("ops", &receiver, "idempotent = false"));
     fs::create_dir(other.state()).expect("made");
     fs::copy(&file, other.state().join("gateway.db")).expect("restored");
     let mut gateway = other.start();
-    gateway.await_fact("what waited is delivered", |_| callback.texts() == ["first", "second"]);
-    let repeated: Vec<_> = callback.taken().iter().map(|body| body["possibly_repeated"] == true).collect();
+    gateway.await_fact("what waited is delivered", |_| texts(&receiver) == ["first", "second"]);
+    let repeated: Vec<_> = receiver.calls().iter().map(|call| call.body["possibly_repeated"] == true).collect();
     assert_eq!(repeated, [true, false], "nobody knows what became of the first one");
     let export = stdout(&other.output("sessions", &["export", "old"]));
     assert!(export.lines().count() == 2 && export.contains("answer") && export.contains("of today"), "{export}");

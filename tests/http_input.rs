@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::gateway::{Answer, Gateway, Home, raw};
 
-mod connections;
+pub mod connections;
 
 use connections::read_answer;
 

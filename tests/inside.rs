@@ -6,10 +6,7 @@ use rusqlite::Connection;
 use serde_json::Value;
 
 use crate::gateway::Home;
-
-pub mod callback;
-
-use callback::Callback;
+use crate::receiver::Receiver;
 
 pub fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -28,6 +25,16 @@ fn said(home: &Home, verb: &str, arguments: &[&str]) -> String {
 
 fn json(home: &Home, verb: &str, arguments: &[&str]) -> Value {
     serde_json::from_str(&said(home, verb, arguments)).expect("JSON")
+}
+
+/// A platform of this name that calls the receiver.
+pub fn platform(name: &str, receiver: &Receiver, more: &str) -> String {
+    format!("[platforms.{name}]\nkind = \"callback\"\nurl = \"{}\"\n{more}\n", receiver.url())
+}
+
+/// The texts that it was called with, in their order.
+pub fn texts(receiver: &Receiver) -> Vec<String> {
+    receiver.calls().iter().map(|call| call.text().to_owned()).collect()
 }
 
 /// A store that has been used: a turn of the session `old`, whose reply is delivered in this state.
@@ -159,8 +166,8 @@ fn a_long_export_is_whole_and_its_reader_may_leave() {
 fn what_was_given_up_is_sent_again_and_what_shall_not_be_sent_is_dropped() {
     let home = Home::new();
     plant(&home, &[("ops:1", "dead", "first"), ("ops:2", "dead", "second"), ("gone:1", "pending", "third")]);
-    let callback = Callback::new(200);
-    home.configure(&format!("{}idempotent = false\n", callback.platform("ops")));
+    let receiver = Receiver::start();
+    home.configure(&platform("ops", &receiver, "idempotent = false"));
     let mut gateway = home.start();
     gateway.await_fact("the one without a platform waits", |_| {
         json(&home, "outbox", &["list", "--state", "pending", "--json"])["items"][0]["attempts"] == 4
@@ -180,10 +187,10 @@ fn what_was_given_up_is_sent_again_and_what_shall_not_be_sent_is_dropped() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(stdout(&output), "1 taken up again, 1 of them may arrive twice\n");
     assert_eq!(stderr(&output), "hermes-gateway: delivery 77: there is no such delivery\n");
-    gateway.await_fact("it is delivered", |_| callback.texts() == ["first"]);
-    assert_eq!(callback.taken()[0]["possibly_repeated"], true, "it is not told as the first attempt");
+    gateway.await_fact("it is delivered", |_| texts(&receiver) == ["first"]);
+    assert_eq!(receiver.calls()[0].body["possibly_repeated"], true, "it is not told as the first attempt");
     assert_eq!(said(&home, "outbox", &["retry", "--all-dead"]), "1 taken up again, 1 of them may arrive twice\n");
-    gateway.await_fact("it is delivered", |_| callback.texts() == ["first", "second"]);
+    gateway.await_fact("it is delivered", |_| texts(&receiver) == ["first", "second"]);
     assert_eq!(said(&home, "outbox", &["retry", "--all-dead"]), "nothing was given up\n");
     assert_eq!(said(&home, "outbox", &["drop", "3"]), "1 dropped\n");
     gateway.await_fact("they are settled", |_| {
@@ -201,14 +208,14 @@ fn what_waits_is_sent_at_once_when_somebody_says_so() {
     let home = Home::new();
     plant(&home, &[("ops:1", "pending", "first"), ("ops:1", "pending", "second")]);
     // 404 is a matter for people: the next attempt is in five minutes.
-    let callback = Callback::new(404);
-    home.configure(&callback.platform("ops"));
+    let receiver = Receiver::start();
+    receiver.answer_next(&[(404, "")]);
+    home.configure(&platform("ops", &receiver, ""));
     let mut gateway = home.start();
     gateway.await_fact("it waits", |_| json(&home, "outbox", &["show", "1", "--json"])["attempts"] == 4);
-    callback.answers(200);
     assert_eq!(said(&home, "outbox", &["retry", "2"]), "1 due now\n");
-    gateway.await_fact("both are delivered, in their order", |_| callback.texts() == ["first", "second"]);
-    assert!(callback.taken().iter().all(|body| body["possibly_repeated"].is_null()));
+    gateway.await_fact("both are delivered, in their order", |_| texts(&receiver) == ["first", "first", "second"]);
+    assert!(receiver.calls().iter().all(|call| call.body["possibly_repeated"].is_null()));
 }
 
 #[test]

@@ -4,6 +4,10 @@
 
 mod backup;
 mod clients;
+mod clock;
+mod crashes;
+mod disk;
+mod drain;
 mod gateway;
 mod http_input;
 mod inside;
@@ -12,7 +16,11 @@ mod machine;
 mod notify;
 mod openai_agent;
 mod pid_fallback;
+mod power_loss;
+mod receiver;
 mod reload;
 mod retention;
 mod store_faults;
+mod streams;
 mod systemd;
+mod webhooks;

@@ -15,6 +15,7 @@ use rustix::process::Signal;
 
 use crate::gateway::{BINARY, Gateway, Home, PATIENCE};
 
+mod hung_disk;
 mod sockets;
 
 /// Addresses the handshake to the gateway, which has the shell's pid.
@@ -176,6 +177,21 @@ fn systemd_is_told_of_the_whole_life_in_its_order() {
     assert!(gateway.wait().success());
     let after: Vec<_> = manager.told.try_iter().collect();
     assert!(!after.iter().any(|told| told.has("READY=1") || told.has("STOPPING=1")), "{after:?}");
+}
+
+#[test]
+fn the_watchdog_keeps_no_stop_waiting() {
+    let home = Home::new();
+    let socket = home.path().join("notify");
+    let manager = Manager::at(&socket);
+    let mut command = addressed(&home, socket.to_str().expect("UTF-8"));
+    // As our units have it: ten seconds between two pings.
+    command.env("WATCHDOG_USEC", "30000000");
+    let mut gateway = home.start_by(command);
+    manager.hears("WATCHDOG=1");
+    assert!(gateway.terminate().success());
+    assert!(!gateway.log().contains("WARN"), "{}", gateway.log());
+    assert!(!home.state().join("gateway.db-wal").exists(), "the store was closed in order");
 }
 
 #[test]

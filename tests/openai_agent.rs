@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::gateway::{Answer, Gateway, Home, PATIENCE};
 
-mod endpoint;
+pub mod endpoint;
 mod failures;
 
 use endpoint::{Asked, Endpoint, begin, delta, end, says, text, waits, write};

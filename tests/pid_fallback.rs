@@ -20,7 +20,6 @@ mod holders;
 mod kills;
 mod mended;
 mod namespaces;
-mod open;
 mod records;
 mod restart;
 
@@ -31,8 +30,8 @@ const NO_UNIT: [&str; 2] = ["--instance", "pid-fallback-test"];
 const AT_ONCE: Duration = Duration::from_secs(2);
 
 /// A process that is none of the gateway's business. Any signal that ends or stops a process shows on it.
-struct Bystander {
-    child: Child,
+pub struct Bystander {
+    pub child: Child,
 }
 
 impl Bystander {
@@ -40,7 +39,7 @@ impl Bystander {
         Self::running(Command::new("sleep").arg("1000"))
     }
 
-    fn running(command: &mut Command) -> Self {
+    pub fn running(command: &mut Command) -> Self {
         Self { child: command.spawn().expect("the command starts") }
     }
 
@@ -205,10 +204,10 @@ fn can_run(what: &str, probe: &[&str]) -> bool {
 }
 
 /// Moments to do harm at. The same seed gives the same ones: `PID_FALLBACK_SEED`.
-struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    fn seeded(what: &str) -> Self {
+    pub fn seeded(what: &str) -> Self {
         let now = std::time::UNIX_EPOCH.elapsed().expect("the clock is past 1970").as_nanos() as u64;
         let named = std::env::var("PID_FALLBACK_SEED").ok().map(|seed| seed.parse().expect("a seed is a number"));
         let seed = named.unwrap_or(now);
@@ -217,7 +216,7 @@ impl Random {
     }
 
     /// SplitMix64.
-    fn next(&mut self) -> u64 {
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

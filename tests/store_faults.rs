@@ -23,7 +23,7 @@ fn ask(gateway: &Gateway, text: &str) -> Answer {
 }
 
 /// The store of a gateway that does not run, found whole.
-fn stopped_store(state: &Path) -> Connection {
+pub fn stopped_store(state: &Path) -> Connection {
     let store = Connection::open(state.join("gateway.db")).expect("the store opens");
     let verdict: String = store.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("checked");
     assert_eq!(verdict, "ok");
@@ -31,7 +31,7 @@ fn stopped_store(state: &Path) -> Connection {
 }
 
 /// How many turns in this state have been told this text.
-fn turns(store: &Connection, state: &str, text: &str) -> u32 {
+pub fn turns(store: &Connection, state: &str, text: &str) -> u32 {
     let sql = "SELECT count(*) FROM turns t JOIN messages m ON m.turn = t.id \
                WHERE m.role = 'user' AND t.state LIKE ?1 AND m.content = ?2";
     store.query_row(sql, [state, text], |row| row.get(0)).expect("counted")

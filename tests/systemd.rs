@@ -9,6 +9,7 @@ use crate::gateway::BINARY;
 use crate::machine::Machine;
 
 mod failures;
+mod hung_disk;
 mod life;
 mod scopes;
 mod storms;

@@ -7,7 +7,7 @@ use axum::body::{Body, Bytes};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
-use hyper::{Method, Request, Response};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -35,6 +35,9 @@ pub enum ClientError {
     /// Somebody listens and does not answer.
     #[error("the gateway does not answer on its control socket: {0}")]
     Silent(String),
+    /// It answered that it cannot now.
+    #[error("{0}")]
+    Later(String),
     /// It answered that it cannot.
     #[error("{0}")]
     Refused(String),
@@ -86,7 +89,18 @@ impl Client {
 
     /// Calls and gives back the answer as it begins.
     pub async fn open(&self, method: Method, path: &str, body: Body) -> Result<Response<Incoming>, ClientError> {
-        let answered = tokio::time::timeout(self.patience, self.request(method, path, body)).await;
+        self.open_with(method, path, HeaderMap::new(), body).await
+    }
+
+    /// The same with further headers.
+    pub async fn open_with(
+        &self,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        body: Body,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let answered = tokio::time::timeout(self.patience, self.request(method, path, headers, body)).await;
         let response = answered.map_err(|_| ClientError::Silent(format!("no answer within {:?}", self.patience)))??;
         if response.status().is_success() {
             return Ok(response);
@@ -95,20 +109,32 @@ impl Client {
         let body = response.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         let told = serde_json::from_slice::<Value>(&body).ok();
         let told = told.and_then(|body| Some(body.get("error")?.get("message")?.as_str()?.to_owned()));
-        Err(ClientError::Refused(told.unwrap_or_else(|| format!("the gateway answered {status}"))))
+        let told = told.unwrap_or_else(|| format!("the gateway answered {status}"));
+        Err(if status == StatusCode::SERVICE_UNAVAILABLE {
+            ClientError::Later(told)
+        } else {
+            ClientError::Refused(told)
+        })
     }
 
-    async fn request(&self, method: Method, path: &str, body: Body) -> Result<Response<Incoming>, ClientError> {
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        body: Body,
+    ) -> Result<Response<Incoming>, ClientError> {
         let silent = |e: &dyn std::error::Error| ClientError::Silent(crate::daemon::chain(e));
         let stream = UnixStream::connect(&self.socket).await.map_err(|e| self.unreachable(&e))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| silent(&e))?;
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header(hyper::header::HOST, "control")
             .header(hyper::header::CONTENT_TYPE, "application/json")
             .body(body)
             .map_err(|e| silent(&e))?;
+        request.headers_mut().extend(headers);
         // The connection is driven as long as its answer is read; it ends with this short-lived process.
         #[expect(clippy::disallowed_methods, reason = "a command has one connection and ends with it")]
         let _driven = tokio::task::spawn(connection);
@@ -130,12 +156,18 @@ impl Client {
 pub struct EventReader {
     body: Incoming,
     buffer: Vec<u8>,
+    last_id: Option<String>,
 }
 
 impl EventReader {
     /// The events of this answer.
     pub fn new(response: Response<Incoming>) -> Self {
-        Self { body: response.into_body(), buffer: Vec::new() }
+        Self { body: response.into_body(), buffer: Vec::new(), last_id: None }
+    }
+
+    /// The id of the last event that had one.
+    pub fn last_id(&self) -> Option<&str> {
+        self.last_id.as_deref()
     }
 
     /// The next event's name and data; `None` at the end.
@@ -143,10 +175,10 @@ impl EventReader {
         loop {
             if let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
                 let block: Vec<u8> = self.buffer.drain(..end + 2).collect();
-                if let Some(event) = parse(&String::from_utf8_lossy(&block)) {
-                    return Ok(Some(event));
-                }
-                continue;
+                let block = String::from_utf8_lossy(&block);
+                let Some(event) = parse(&block) else { continue };
+                self.last_id = field(&block, "id:").map(str::to_owned).or(self.last_id.take());
+                return Ok(Some(event));
             }
             let Some(frame) = self.body.frame().await else { return Ok(None) };
             let frame = frame.map_err(|e| ClientError::Silent(crate::daemon::chain(&e)))?;
@@ -157,6 +189,10 @@ impl EventReader {
 
 /// An event's name and data; `None` for comments.
 fn parse(block: &str) -> Option<(String, Value)> {
-    let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-    Some((field("event:").unwrap_or_default().to_owned(), serde_json::from_str(field("data:")?).ok()?))
+    let name = field(block, "event:").unwrap_or_default();
+    Some((name.to_owned(), serde_json::from_str(field(block, "data:")?).ok()?))
+}
+
+fn field<'a>(block: &'a str, name: &str) -> Option<&'a str> {
+    block.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
 }

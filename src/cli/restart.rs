@@ -28,7 +28,7 @@ pub async fn execute(restart: &Restart) -> Result<Exit, Failure> {
     match client.call::<Value>(Method::POST, "/restart").await {
         Ok(_) => {}
         // Somebody else asked first, and it is on its way out: one restart serves both.
-        Err(ClientError::Refused(_) | ClientError::Silent(_)) => {}
+        Err(ClientError::Refused(_) | ClientError::Later(_) | ClientError::Silent(_)) => {}
         Err(e) => return Err(e.into()),
     }
     let successor = async {

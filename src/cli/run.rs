@@ -11,7 +11,9 @@ use super::{Failure, Which};
 use crate::daemon::{self, Ending, Hold, Ready, Start};
 use crate::exit::Exit;
 use crate::journal::Journal;
+use crate::service::deadline::Deadline;
 use crate::service::handshake::{GENERATION, Handshake, Supervisor};
+use crate::service::signals;
 
 #[derive(Debug, Args)]
 pub struct Run {
@@ -26,13 +28,16 @@ pub struct Run {
 }
 
 pub fn execute(run: Run, handshake: Handshake) -> Result<Exit, Failure> {
+    // Before anything that can get stuck, a journal that does not read, say.
+    let deadline = Deadline::default();
+    let signals = signals::listen(deadline.clone())?;
     // Remembered now: after an update this path holds the new binary, and /proc/self/exe the deleted old one.
     let binary = std::env::current_exe()?;
     let instance = run.which.instance.clone();
     let (supervisor, generation) = (handshake.supervisor, handshake.generation);
     let directories = run.which.directories(&handshake.directories)?;
     let journal = Journal::open(instance.as_str(), run.verbose)?;
-    let start = Start { handshake, instance, directories, replace: run.replace, journal };
+    let start = Start { handshake, instance, directories, replace: run.replace, journal, signals, deadline };
     let greet = |ready: &Ready| {
         if supervisor == Supervisor::StandAlone && std::io::stderr().is_terminal() {
             greet(ready, &run.which);

@@ -15,6 +15,8 @@ use crate::{gateway, http};
 
 mod platforms;
 mod retention;
+mod rules;
+mod webhooks;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -43,12 +45,14 @@ pub fn check(root: &Table, problems: &mut Vec<Problem>) -> Config {
         max_running: turns.number("max_running", 1..=10_000, 64, problems),
         max_queued: turns.number("max_queued", 1..=1_000_000, 10_000, problems),
         timeout: turns.duration("timeout", SECOND..=7 * DAY, 30 * MINUTE, problems),
+        max_attempts: u32::try_from(turns.number("max_attempts", 1..=1_000_000, 3, problems)).unwrap_or(u32::MAX),
     };
     turns.finish(problems);
 
     let retention = retention::check(&mut root, problems);
     let (default_agent, agents) = agents(&mut root, problems);
     let platforms = platforms::check(&mut root, problems);
+    let webhooks = webhooks::check(&mut root, &agents, &platforms, problems);
 
     let mut log = root.section("log", problems);
     let level = log.parsed("level", "error, warn, info, debug or trace", problems, level);
@@ -69,6 +73,7 @@ pub fn check(root: &Table, problems: &mut Vec<Problem>) -> Config {
         default_agent,
         agents,
         platforms,
+        webhooks,
         log_level,
         stop_grace,
     }

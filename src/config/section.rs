@@ -179,7 +179,8 @@ impl<'a> Section<'a> {
     }
 }
 
-fn parse_duration(text: &str) -> Option<Duration> {
+/// `"30s"`; `None` if it is none.
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
     let number: u64 = text[..digits].parse().ok()?;
     match text[digits..].trim() {

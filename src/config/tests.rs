@@ -43,16 +43,14 @@ fn the_default_file_is_a_configuration_and_changes_nothing() {
 
 #[test]
 fn the_default_file_documents_every_key_with_its_default() {
-    let is_setting = |line: &str| {
-        line.starts_with("# [agents.")
-            || line.starts_with("# [platforms.")
-            || line.starts_with("# ") && line.contains(" = ")
-    };
+    let is_section =
+        |line: &str| ["agents", "platforms", "webhooks"].iter().any(|s| line.starts_with(&format!("# [{s}.")));
+    let is_setting = |line: &str| is_section(line) || line.starts_with("# ") && line.contains(" = ");
     let uncommented: String = DEFAULT_FILE
         .lines()
         .map(|line| if is_setting(line) { line.trim_start_matches("# ") } else { line })
         // Alternatives to each other, and examples.
-        .filter(|line| !line.starts_with("key_file"))
+        .filter(|line| !["key_file", "header", "timestamp_header"].iter().any(|key| line.starts_with(key)))
         .map(|line| format!("{line}\n"))
         .collect();
     let config = load_text(&uncommented).expect("every documented key is valid");
@@ -67,6 +65,7 @@ fn the_default_file_documents_every_key_with_its_default() {
         assert!(DEFAULT_FILE.contains(name), "{key} is documented");
     }
     assert!(given.contains_key("agents.gpt") && given.contains_key("platforms.ops"));
+    assert!(given.contains_key("webhooks.issues"));
 }
 
 #[test]

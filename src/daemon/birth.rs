@@ -10,9 +10,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{Hold, Parts, Ready, StartError, is_supervised, key_source, meters, places, read_key};
 use crate::agent::Agents;
 use crate::config::{Config, Listen};
-use crate::gateway::{Gateway, MAX_ATTEMPTS, Outbox, PARKED_NOTICE, Retention};
+use crate::gateway::{Gateway, Outbox, PARKED_NOTICE, Retention};
 use crate::http::health::{Identity, Vitals};
 use crate::http::server::{Peers, Probe, Service};
+use crate::http::webhooks::Webhooks;
 use crate::http::{self, Api};
 use crate::journal::{Journal, LifeEvent};
 use crate::model::id::InstanceName;
@@ -42,7 +43,7 @@ const KILL_PATIENCE: Duration = Duration::from_secs(5);
 /// Commands that may wait; each caller waits for its own anyway.
 const COMMAND_QUEUE: usize = 8;
 /// How often a waiting start tells systemd that it is not stuck.
-const EXTEND_EVERY: Duration = Duration::from_secs(5);
+pub const EXTEND_EVERY: Duration = Duration::from_secs(5);
 
 /// What surrounds the parts for the whole life.
 pub struct Frame {
@@ -230,19 +231,21 @@ pub async fn assemble(frame: &Frame, config: &Config, handshake: &Handshake, hol
     let turns = config.turns.clone();
     let gateway =
         Gateway::new(store.clone(), outbox.clone(), turns, agents, tasks.clone(), stop.clone(), meters.clone());
-    recover(frame, &store, &gateway).await?;
+    recover(frame, &store, &gateway, config.turns.max_attempts).await?;
     tasks.spawn("outbox", outbox.run());
     let retention = Retention::new(store.clone(), config.retention.clone(), stop.clone());
     tasks.spawn("retention", retention.clone().run());
     let vitals = Vitals::new(identity(frame, config, handshake, hold), frame.notifier.clone());
     let (http, http_config) = watch::channel(config.http.clone());
     let (key, api_key) = watch::channel(key);
+    let (webhooks, api_webhooks) = watch::channel(Webhooks::new(&config.webhooks, None));
     let (commands, command_queue) = mpsc::channel(COMMAND_QUEUE);
     let api = Api {
         gateway,
         store,
         config: http_config,
         key: api_key,
+        webhooks: api_webhooks,
         vitals: vitals.clone(),
         meters,
         tasks: tasks.clone(),
@@ -254,11 +257,11 @@ pub async fn assemble(frame: &Frame, config: &Config, handshake: &Handshake, hol
     }
     let ready =
         Ready { http: places(hold.http()), key_source: key_source(config, &frame.directories.state).0.to_string() };
-    Ok(Parts { api, tasks, stop, owner, commands: command_queue, http, key, retention, ready })
+    Ok(Parts { api, tasks, stop, owner, commands: command_queue, http, key, webhooks, retention, ready })
 }
 
-async fn recover(frame: &Frame, store: &Store, gateway: &Gateway) -> Result<(), StartError> {
-    let released = store.release_unfinished(MAX_ATTEMPTS, PARKED_NOTICE).await?;
+async fn recover(frame: &Frame, store: &Store, gateway: &Gateway, max_attempts: u32) -> Result<(), StartError> {
+    let released = store.release_unfinished(max_attempts, PARKED_NOTICE).await?;
     let platforms = gateway.outbox().platforms();
     let idempotent = platforms.all().filter(|(_, _, limits)| limits.idempotent).map(|(name, ..)| name.to_owned());
     let (leases, repeated) = store.release_leases(idempotent.collect()).await?;
@@ -266,7 +269,7 @@ async fn recover(frame: &Frame, store: &Store, gateway: &Gateway) -> Result<(), 
     if again + interrupted + parked + leases > 0 {
         let text = format!(
             "the last life left work unfinished: {again} turns are run again, {interrupted} were given up with their \
-             clients, {parked} are parked after {MAX_ATTEMPTS} attempts; {leases} deliveries are sent again, \
+             clients, {parked} are parked after {max_attempts} attempts; {leases} deliveries are sent again, \
              {repeated} of them may have arrived before"
         );
         let count = |n: usize| n.to_string();

@@ -99,7 +99,9 @@ pub fn close_store(owner: StoreOwner) {
         owner.close();
         let _nobody_waits = done.send(());
     });
-    if closing.is_err() || closed.recv_timeout(STORE_PATIENCE).is_err() {
-        tracing::warn!("the store was not closed in time; the next start recovers it from its log");
+    match (closing, closed.recv_timeout(STORE_PATIENCE)) {
+        // A thread that is about to end can be given a signal that is meant for a successor.
+        (Ok(closing), Ok(())) => drop(closing.join()),
+        _ => tracing::warn!("the store was not closed in time; the next start recovers it from its log"),
     }
 }

@@ -1,4 +1,7 @@
 //! What a gateway holds for life: sockets and locks. An in-place restart hands all of it to its successor.
+//!
+//! Locks are given up by the kernel alone, when the last thread of the process is gone: one that hangs in a write to a
+//! disk that does not answer outlives `main`, and whoever came meanwhile would write beside it.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -7,7 +10,7 @@ use crate::service::lock::DirectoryLock;
 use crate::service::pidfile::PidFile;
 use crate::service::sockets::{self, Listener, Passed};
 
-/// Sockets and locks.
+/// Sockets and locks. Dropped, it keeps the locks.
 #[derive(Debug, Default)]
 pub struct Hold {
     /// Passed by a supervisor.
@@ -47,5 +50,12 @@ impl Hold {
         let pid_file = self.pid_file.iter().map(|file| (sockets::PID_LOCK, file.as_fd()));
         let all: Vec<(&str, BorrowedFd<'_>)> = http.chain(control).chain(state).chain(pid_file).collect();
         sockets::keep_for_successor(&all)
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        std::mem::forget(self.state.take());
+        std::mem::forget(self.pid_file.take());
     }
 }

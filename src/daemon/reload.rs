@@ -7,6 +7,7 @@ use super::{Parts, STOP_MARGIN, life, read_key};
 use crate::agent::Agents;
 use crate::config::{self, Config};
 use crate::http::control::ReloadReport;
+use crate::http::webhooks::Webhooks;
 use crate::journal::LifeEvent;
 use crate::platform::Platforms;
 use crate::secret::{ExposeSecret, SecretString};
@@ -45,6 +46,8 @@ fn apply(frame: &Frame, running: &mut Config, new: Config, key: Arc<SecretString
     parts.retention.reconfigure(new.retention.clone());
     let outbox = parts.api.gateway.outbox();
     outbox.reconfigure(Platforms::new(&new.platforms, Some(&outbox.platforms())));
+    let webhooks = Webhooks::new(&new.webhooks, Some(&parts.webhooks.borrow()));
+    parts.webhooks.send_replace(webhooks);
     frame.journal.set_level(new.log_level);
     frame.deadline.set(new.stop_grace + STOP_MARGIN);
     *running = Config { listen: running.listen.clone(), http, ..new };

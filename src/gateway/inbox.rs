@@ -151,7 +151,7 @@ impl Gateway {
         let permit = at_once.then(|| settings.places.clone().try_acquire_owned().ok()).flatten();
         let gathering = (!rules.debounce.is_zero()).then(|| self.inner.gatherings.begin(&turn, rules.debounce));
         let arrival = Arrival::Begins { source, turn: Box::new(turn.clone()), started: permit.is_some(), fresh };
-        let live = self.add_live(&turn);
+        let live = self.add_live(&turn, 0);
         let assignment = Assignment { turn, live, place, permit, gathering, busy: rules.busy, attempts: 0 };
         Ok(Prepared { arrival, next: Next::Run(Box::new(assignment)) })
     }

@@ -10,7 +10,10 @@ use crate::agent::SteeringSender;
 use crate::model::address::Target;
 use crate::model::id::{SessionId, TurnId};
 use crate::model::message::Message;
-use crate::model::turn::{NewTurn, Outcome, TurnEvent};
+use crate::model::turn::{NewTurn, Origin, Outcome, TurnEvent};
+
+mod watching;
+pub use watching::{Progress, Resumed, Watch};
 
 /// Longest reply, in bytes; an agent that says more is cut off there.
 pub const MAX_REPLY: usize = 8 * 1024 * 1024;
@@ -18,6 +21,9 @@ pub const MAX_REPLY: usize = 8 * 1024 * 1024;
 /// A turn in flight. It is held by the task that runs it; watchers come and go.
 #[derive(Debug)]
 pub struct Live {
+    turn: TurnId,
+    /// Which attempt this is, from 1; another one may say something else.
+    attempt: u32,
     said: Mutex<Said>,
     /// Counts changes; whoever watches looks again.
     changed: watch::Sender<u64>,
@@ -61,36 +67,18 @@ enum Piece {
     Thought(usize),
 }
 
-/// What a watcher sees next.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Progress {
-    /// The next piece of the reply.
-    Text(String),
-    /// The next piece of what the agent thinks aloud.
-    Thought(String),
-    /// The end; there is no more.
-    Ended(Outcome),
-}
-
-/// Somebody who watches a turn. The last one to leave cancels it, unless its result can be asked for later.
-#[derive(Debug)]
-pub struct Watch {
-    live: Arc<Live>,
-    changed: watch::Receiver<u64>,
-    /// Pieces seen, and bytes of each kind.
-    seen: usize,
-    text_seen: usize,
-    thoughts_seen: usize,
-}
-
 impl Live {
-    /// A turn that has said nothing yet.
-    pub fn new(turn: &NewTurn) -> Self {
-        Self::of(turn.keep, turn.session.clone(), turn.deliver.clone())
+    /// A turn that has said nothing yet, and was started `attempts` times before.
+    pub fn new(turn: &NewTurn, attempts: u32) -> Self {
+        // Whoever leaves the terminal takes back what they asked there; only the gateway's own end does not count.
+        let keep = turn.keep && turn.origin != Origin::Control;
+        Self::of(turn.id, attempts + 1, keep, turn.session.clone(), turn.deliver.clone())
     }
 
-    fn of(keep: bool, session: SessionId, deliver: Option<Target>) -> Self {
+    fn of(turn: TurnId, attempt: u32, keep: bool, session: SessionId, deliver: Option<Target>) -> Self {
         Self {
+            turn,
+            attempt,
             said: Mutex::default(),
             changed: watch::Sender::new(0),
             watchers: watch::Sender::new(0),
@@ -106,13 +94,14 @@ impl Live {
     /// A new watcher, who will see everything from the beginning.
     pub fn watch(self: &Arc<Self>) -> Watch {
         self.watchers.send_modify(|count| *count += 1);
-        Watch { live: self.clone(), changed: self.changed.subscribe(), seen: 0, text_seen: 0, thoughts_seen: 0 }
+        Watch::new(self.clone())
     }
 
     /// Adds what the agent said; whether there is room for more.
     pub fn add(&self, event: TurnEvent) -> bool {
         let mut said = self.lock();
         let piece = match event {
+            TurnEvent::Text(text) | TurnEvent::Thought(text) if text.is_empty() => return true,
             TurnEvent::Text(text) => {
                 said.text.push_str(&text);
                 Piece::Text(said.text.len())
@@ -134,6 +123,17 @@ impl Live {
         self.lock().text.clone()
     }
 
+    /// The lengths of the pieces in which it was said, in bytes.
+    pub fn pieces(&self) -> Vec<usize> {
+        let mut before = 0;
+        let said = self.lock();
+        let ends = said.pieces.iter().filter_map(|piece| match piece {
+            Piece::Text(end) => Some(*end),
+            Piece::Thought(_) => None,
+        });
+        ends.map(|end| end - mem::replace(&mut before, end)).collect()
+    }
+
     /// Whether anything was said yet; what was said cannot be taken back by trying again.
     pub fn has_spoken(&self) -> bool {
         !self.lock().text.is_empty()
@@ -143,6 +143,13 @@ impl Live {
     pub fn end(&self, outcome: Outcome) {
         self.lock().outcome = Some(outcome);
         self.tell();
+    }
+
+    /// Waits until it is over.
+    pub async fn is_over(&self) {
+        let mut changed = self.changed.subscribe();
+        // The sender lives in `self`.
+        while self.lock().outcome.is_none() && changed.changed().await.is_ok() {}
     }
 
     /// Makes the turn not go on. The first reason counts.
@@ -159,6 +166,17 @@ impl Live {
     /// Why it does not go on, if it does not.
     pub fn why_cut(&self) -> Option<Cut> {
         self.reason.get().copied()
+    }
+
+    /// Makes it not go on if nobody watches and it is not wanted for its own sake.
+    pub fn cut_if_unwatched(&self) {
+        // Under the lock of the count: who comes to watch finds it cut, or keeps it.
+        self.watchers.send_if_modified(|count| {
+            if *count == 0 && !self.keep && self.lock().outcome.is_none() {
+                self.cut(Cut::Unwanted);
+            }
+            false
+        });
     }
 
     /// Waits until nobody watches.
@@ -192,114 +210,5 @@ impl Live {
 
     fn lock(&self) -> MutexGuard<'_, Said> {
         self.said.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Watch {
-    /// A watch on a turn that ended before.
-    pub fn ended(session: SessionId, outcome: Outcome) -> Self {
-        let live = Arc::new(Live::of(true, session, None));
-        if let Outcome::Completed { text, .. } = &outcome {
-            live.add(TurnEvent::Text(text.clone()));
-        }
-        live.end(outcome);
-        live.watch()
-    }
-
-    /// What comes next; after [`Progress::Ended`] the same again.
-    pub async fn next(&mut self) -> Progress {
-        loop {
-            if let Some(progress) = self.look() {
-                return progress;
-            }
-            // The sender lives in `self.live`, so this ends only when something changed.
-            if self.changed.changed().await.is_err() {
-                return Progress::Ended(Outcome::Interrupted);
-            }
-        }
-    }
-
-    /// How it ends; passes over what is said until then.
-    pub async fn outcome(&mut self) -> Outcome {
-        loop {
-            if let Progress::Ended(outcome) = self.next().await {
-                return outcome;
-            }
-        }
-    }
-
-    /// The outcome if it has ended.
-    pub fn outcome_now(&self) -> Option<Outcome> {
-        self.live.lock().outcome.clone()
-    }
-
-    fn look(&mut self) -> Option<Progress> {
-        let said = self.live.lock();
-        let Some(piece) = said.pieces.get(self.seen) else { return said.outcome.clone().map(Progress::Ended) };
-        self.seen += 1;
-        // Each piece was added whole, so these ends are character boundaries.
-        Some(match *piece {
-            Piece::Text(end) => Progress::Text(said.text[mem::replace(&mut self.text_seen, end)..end].to_owned()),
-            Piece::Thought(end) => {
-                Progress::Thought(said.thoughts[mem::replace(&mut self.thoughts_seen, end)..end].to_owned())
-            }
-        })
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.live.watchers.send_modify(|count| *count -= 1);
-        let ended = self.live.lock().outcome.is_some();
-        if *self.live.watchers.borrow() == 0 && !self.live.keep && !ended {
-            self.live.cut(Cut::Unwanted);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::turn::{Finish, Usage};
-
-    fn live(keep: bool) -> Arc<Live> {
-        Arc::new(Live::of(keep, "s".parse().expect("an id"), None))
-    }
-
-    fn completed(text: &str) -> Outcome {
-        Outcome::Completed { text: text.into(), finish: Finish::Stop, usage: Usage::default() }
-    }
-
-    #[tokio::test]
-    async fn early_and_late_watchers_see_the_same_story() {
-        let live = live(false);
-        let mut early = live.watch();
-        live.add(TurnEvent::Thought("hm".into()));
-        live.add(TurnEvent::Text("Grüß ".into()));
-        assert_eq!(early.next().await, Progress::Thought("hm".into()));
-        assert_eq!(early.next().await, Progress::Text("Grüß ".into()));
-        live.add(TurnEvent::Text("Gott".into()));
-        live.end(completed("Grüß Gott"));
-        assert_eq!(early.next().await, Progress::Text("Gott".into()));
-        let mut late = live.watch();
-        assert_eq!(late.next().await, Progress::Thought("hm".into()));
-        assert_eq!(late.next().await, Progress::Text("Grüß ".into()));
-        assert_eq!(late.next().await, Progress::Text("Gott".into()));
-        assert_eq!(early.outcome().await, late.outcome().await);
-    }
-
-    #[tokio::test]
-    async fn the_last_to_leave_cancels_what_cannot_be_asked_for_later() {
-        let live = live(false);
-        let (first, second) = (live.watch(), live.watch());
-        drop(first);
-        assert_eq!(live.why_cut(), None);
-        drop(second);
-        live.is_cut().await;
-        live.unwatched().await;
-        assert_eq!(live.why_cut(), Some(Cut::Unwanted));
-        let kept = self::live(true);
-        drop(kept.watch());
-        assert_eq!(kept.why_cut(), None);
     }
 }

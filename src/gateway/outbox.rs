@@ -44,6 +44,8 @@ struct Inner {
     meters: Arc<Meters>,
     desks: RwLock<Desks>,
     chats: Chats,
+    /// Platforms that are not configured and that deliveries are for, with what was said of that.
+    missing: Mutex<BTreeMap<String, String>>,
     /// The scheduler is to look.
     wake: Notify,
     /// The scheduler left some for later.
@@ -78,6 +80,7 @@ impl Outbox {
             meters,
             desks: RwLock::default(),
             chats: Chats::default(),
+            missing: Mutex::default(),
             wake: Notify::new(),
             left_some: AtomicBool::new(false),
         };
@@ -98,6 +101,7 @@ impl Outbox {
         let by_name = platforms.all().filter_map(desk).collect();
         *desks = Desks { platforms, by_name };
         drop(desks);
+        self.inner.missing.lock().unwrap_or_else(PoisonError::into_inner).clear();
         // A platform that was missing may be there now.
         self.inner.wake.notify_one();
     }
@@ -176,6 +180,17 @@ impl Outbox {
         self.inner.desks.read().unwrap_or_else(PoisonError::into_inner).by_name.get(platform).cloned()
     }
 
+    /// Notes what is wrong with a platform, or that nothing is; what it was before.
+    fn set_trouble(&self, platform: &str, desk: Option<&Desk>, trouble: Option<String>) -> Option<String> {
+        if let Some(desk) = desk {
+            return std::mem::replace(&mut *desk.trouble.lock().unwrap_or_else(PoisonError::into_inner), trouble);
+        }
+        let mut missing = self.inner.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = missing.get(platform).cloned();
+        missing.extend(trouble.map(|trouble| (platform.to_owned(), trouble)));
+        before
+    }
+
     fn send_from(&self, chat: Chat, leased: Option<Delivery>) {
         self.inner.tasks.spawn("delivery", self.clone().send_all(chat, leased));
     }
@@ -185,9 +200,5 @@ impl Desk {
     fn new(platform: Arc<Platform>, limits: Limits) -> Self {
         let (places, pace) = (Semaphore::new(limits.in_flight), Pace::new(limits.per_second));
         Self { platform, limits, places, pace, trouble: Mutex::default() }
-    }
-
-    fn set_trouble(&self, trouble: Option<String>) {
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 }

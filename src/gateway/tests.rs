@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+mod inbox;
+mod machine;
+
 use super::*;
 use crate::agent::{Config as AgentConfig, echo};
 use crate::model::message::Message;
@@ -32,7 +35,7 @@ fn world(config: Config) -> World {
 }
 
 fn config() -> Config {
-    Config { max_running: 4, max_queued: 8, timeout: Duration::from_secs(7200) }
+    Config { max_running: 4, max_queued: 8, timeout: Duration::from_secs(7200), max_attempts: 3 }
 }
 
 pub fn turn(session: &str, agent: &str, text: &str) -> NewTurn {
@@ -139,7 +142,7 @@ async fn a_stop_leaves_to_the_successor_what_can_still_be_asked_for() {
         assert_eq!(ticket.watch.outcome().await, Outcome::Interrupted);
     }
     assert!(world.tasks.join(Duration::from_secs(10)).await.is_empty());
-    let released = world.store.release_unfinished(MAX_ATTEMPTS, "parked").await.expect("released");
+    let released = world.store.release_unfinished(3, "parked").await.expect("released");
     assert_eq!(released.again.iter().map(|u| u.turn.id).collect::<Vec<_>>(), [kept_id]);
     assert_eq!(world.store.turn(lost_id).await.expect("read").expect("there").outcome, Some(Outcome::Interrupted));
 }
@@ -154,4 +157,44 @@ async fn an_agent_that_takes_too_long_fails_its_turn_only() {
         Outcome::Failed { failure: Failure::Timeout, message: "the agent took longer than 50ms".into() }
     );
     assert!(matches!(world.gateway.submit(turn("s", "nobody", "x")).await, Err(SubmitError::UnknownAgent(_))));
+}
+
+fn sent(text: &str) -> NewTurn {
+    let idempotency = Some(Idempotency { key: text.into(), fingerprint: [0; 32] });
+    NewTurn { origin: Origin::Control, keep: true, idempotency, ..turn("cli", "slow", text) }
+}
+
+#[tokio::test]
+async fn what_was_asked_at_a_terminal_survives_a_stop_and_not_its_asker() {
+    let world = world(config());
+    let (left, stopped) = (sent("left"), NewTurn { session: "other".parse().expect("an id"), ..sent("stopped") });
+    let (left_id, stopped_id) = (left.id, stopped.id);
+    drop(world.gateway.submit(left).await.expect("taken"));
+    while world.store.turn(left_id).await.expect("read").expect("there").outcome.is_none() {
+        tokio::task::yield_now().await;
+    }
+    let ticket = world.gateway.submit(stopped).await.expect("taken");
+    world.stop.harden();
+    // As its connection does with the hard stop, maybe before the turn has looked.
+    drop(ticket);
+    assert!(world.tasks.join(Duration::from_secs(10)).await.is_empty());
+    assert_eq!(world.store.turn(left_id).await.expect("read").expect("there").outcome, Some(Outcome::Cancelled));
+    let released = world.store.release_unfinished(3, "parked").await.expect("released");
+    assert_eq!(released.again.iter().map(|u| u.turn.id).collect::<Vec<_>>(), [stopped_id]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_comes_back_for_is_given_up() {
+    let world = world(config());
+    let unfinished = |turn: NewTurn| Unfinished { turn, attempts: 1 };
+    let (unclaimed, kept) = (sent("unclaimed"), NewTurn { keep: true, ..turn("s", "slow", "kept") });
+    let (unclaimed_id, kept_id) = (unclaimed.id, kept.id);
+    for turn in [&unclaimed, &kept] {
+        world.store.record_turn(turn.clone(), true).await.expect("stored");
+    }
+    world.gateway.resume(vec![unfinished(unclaimed), unfinished(kept)]);
+    let (_, mut watch) = world.gateway.find(kept_id).await.expect("read").expect("there");
+    assert_eq!(text(watch.outcome().await), "kept", "after an hour");
+    let unclaimed = world.store.turn(unclaimed_id).await.expect("read").expect("there");
+    assert_eq!(unclaimed.outcome, Some(Outcome::Cancelled));
 }

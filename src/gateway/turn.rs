@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tracing::Instrument;
@@ -11,32 +10,23 @@ use tracing::Instrument;
 use super::gathering::Gathering;
 use super::lanes::{Lane, Place};
 use super::live::{Cut, Live};
-use super::{Gateway, Settings, SubmitError, Ticket, dice, reply};
-use crate::agent::{Agent, Events, Prompt, Steering};
+use super::{Gateway, SubmitError, Ticket, dice, reply};
 use crate::fault;
 use crate::meter::TurnLabels;
-use crate::model::disposition::Disposition;
 use crate::model::id::TurnId;
-use crate::model::time::in_words;
-use crate::model::turn::{AgentError, Failure, Finish, History, NewTurn, Outcome, TurnEnd, Usage};
+use crate::model::turn::{Failure, NewTurn, Origin, Outcome};
 use crate::policy::backoff::Backoff;
 use crate::policy::session::Busy;
-use crate::stop::panic_text;
+use crate::stop::Stop;
 use crate::store::{Ending, Recorded, StoreError};
+
+mod asking;
 
 /// The right to be among the turns that run.
 pub type Permit = OwnedSemaphorePermit;
 
-/// An agent that says "later" is asked again a few times, while the person waits.
-const AGENT_BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), cap: Duration::from_secs(20), attempts: 4 };
-
 /// An end that cannot be stored is tried again; after that the next life finds the turn unfinished.
 const STORE_BACKOFF: Backoff = Backoff { first: Duration::from_millis(250), cap: Duration::from_secs(2), attempts: 4 };
-
-/// What an agent is told whose turn was cut off before.
-const CUT_OFF_BEFORE: &str = "Note from the gateway: an earlier attempt at this message was cut off when the gateway \
-    stopped or crashed, and what came of it is unknown. Before you repeat an action that must not be done twice, check \
-    whether it was done already.";
 
 /// How the work on a turn went.
 enum Work {
@@ -80,7 +70,7 @@ impl Gateway {
         permit: Option<Permit>,
         reply: oneshot::Sender<Result<Ticket, SubmitError>>,
     ) {
-        let live = self.add_live(&turn);
+        let live = self.add_live(&turn, 0);
         // Watching from here on, so that a caller who left is noticed as the last watcher.
         let watch = live.watch();
         match self.inner.store.record_turn(turn.clone(), permit.is_some()).await {
@@ -125,7 +115,7 @@ impl Gateway {
                     drop((lane, permit));
                     return began.elapsed();
                 }
-                None => cut_off(&turn, &live, started),
+                None => cut_off(&turn, &live, &self.inner.stop, started),
             };
             self.end(&turn, &live, work).await;
             began.elapsed()
@@ -190,60 +180,18 @@ impl Gateway {
         let _running = Counted::new(&self.inner.meters.turns_running);
         let work = tokio::select! {
             biased;
-            () = live.is_cut() => cut_off(turn, live, true),
-            () = self.inner.stop.hardened() => cut_off(turn, live, true),
+            () = live.is_cut() => cut_off(turn, live, &self.inner.stop, true),
+            () = self.inner.stop.hardened() => cut_off(turn, live, &self.inner.stop, true),
             (outcome, absorbed) = self.answer(turn, live, agent, &settings, attempts) => Work::Ended(outcome, absorbed),
         };
         live.set_steering(None);
         work
     }
 
-    async fn answer(
-        &self,
-        turn: &NewTurn,
-        live: &Live,
-        agent: &Agent,
-        settings: &Settings,
-        attempts: u32,
-    ) -> (Outcome, Vec<TurnId>) {
-        let timeout = settings.config.timeout;
-        let prompt = match self.prompt(turn, agent, attempts).await {
-            Ok(prompt) => prompt,
-            Err(e) => return (store_failed(&e), Vec::new()),
-        };
-        match tokio::time::timeout(timeout, ask_patiently(agent, &prompt, live)).await {
-            Err(_) => {
-                let message = format!("the agent took longer than {}", in_words(timeout));
-                (Outcome::Failed { failure: Failure::Timeout, message }, Vec::new())
-            }
-            Ok(Err(error)) => (Outcome::Failed { failure: Failure::Agent, message: error.message }, Vec::new()),
-            Ok(Ok((TurnEnd { finish, usage }, absorbed))) => {
-                let text = live.text();
-                let read = prompt.messages.iter().map(|message| message.content.as_str());
-                let usage = usage.unwrap_or_else(|| Usage::estimate(read, &text));
-                (Outcome::Completed { text, finish, usage }, absorbed)
-            }
-        }
-    }
-
-    async fn prompt(&self, turn: &NewTurn, agent: &Agent, attempts: u32) -> Result<Prompt, StoreError> {
-        let mut messages = match &turn.history {
-            _ if !agent.wants_history() => Vec::new(),
-            History::Given(messages) => messages.clone(),
-            History::Session => self.inner.store.session_history(turn.session.clone()).await?,
-            History::Chain(last) => self.inner.store.chain_history(*last).await?,
-        };
-        messages.extend(turn.input.iter().cloned());
-        let note = (attempts > 0).then(|| CUT_OFF_BEFORE.to_owned());
-        let instructions: Vec<_> = turn.instructions.clone().into_iter().chain(note).collect();
-        let instructions = (!instructions.is_empty()).then(|| instructions.join("\n\n"));
-        Ok(Prompt { instructions, messages })
-    }
-
     /// Stores the end, then tells it.
     async fn end(&self, turn: &NewTurn, live: &Live, work: Work) {
         let outcome = match work {
-            Work::Ended(outcome, absorbed) => match self.store_end(turn, &outcome, &absorbed).await {
+            Work::Ended(outcome, absorbed) => match self.store_end(turn, live, &outcome, &absorbed).await {
                 Ok(()) => {
                     absorbed.iter().filter_map(|id| self.live().get(id).cloned()).for_each(|taken_up| {
                         taken_up.cut(Cut::Absorbed(turn.id));
@@ -269,8 +217,17 @@ impl Gateway {
     }
 
     /// Stores the end with what goes out, and sends it on its way.
-    async fn store_end(&self, turn: &NewTurn, outcome: &Outcome, absorbed: &[TurnId]) -> Result<(), StoreError> {
+    async fn store_end(
+        &self,
+        turn: &NewTurn,
+        live: &Live,
+        outcome: &Outcome,
+        absorbed: &[TurnId],
+    ) -> Result<(), StoreError> {
         let outbox = &self.inner.outbox;
+        // Only a response can be read again event by event.
+        let is_numbered = turn.keep && turn.origin == Origin::Responses && matches!(outcome, Outcome::Completed { .. });
+        let pieces = if is_numbered { live.pieces() } else { Vec::new() };
         let delivery = turn.deliver.as_ref().and_then(|target| {
             let limit = outbox.limits(target.platform()).and_then(|limits| limits.text);
             reply::delivery(turn.session.clone(), target, outcome, limit)
@@ -278,7 +235,8 @@ impl Gateway {
         fault::point("turn.ending");
         for attempt in 1.. {
             let claimed = delivery.as_ref().and_then(|delivery| outbox.claim(&delivery.target));
-            let ending = Ending { delivery: delivery.clone(), lease: claimed.is_some(), absorbed: absorbed.to_vec() };
+            let (lease, absorbed) = (claimed.is_some(), absorbed.to_vec());
+            let ending = Ending { delivery: delivery.clone(), lease, absorbed, pieces: pieces.clone() };
             match self.inner.store.end_turn(turn.id, outcome.clone(), ending).await {
                 Ok(leased) => {
                     fault::point("turn.ended");
@@ -320,8 +278,10 @@ impl Gateway {
 }
 
 /// What becomes of a turn that does not go on.
-fn cut_off(turn: &NewTurn, live: &Live, begun: bool) -> Work {
+fn cut_off(turn: &NewTurn, live: &Live, stop: &Stop, begun: bool) -> Work {
     match live.why_cut() {
+        // With a hard stop everybody leaves; that does not mean that nobody wants it.
+        Some(Cut::Unwanted) if turn.keep && stop.is_hard() => Work::LeftOver { begun },
         Some(Cut::Unwanted) => Work::Ended(Outcome::Cancelled, Vec::new()),
         Some(Cut::Superseded) => Work::Ended(Outcome::Superseded, Vec::new()),
         Some(Cut::Absorbed(by)) => Work::Absorbed(by),
@@ -329,60 +289,6 @@ fn cut_off(turn: &NewTurn, live: &Live, begun: bool) -> Work {
         None if turn.keep => Work::LeftOver { begun },
         None => Work::Ended(Outcome::Interrupted, Vec::new()),
     }
-}
-
-/// Asks again while the agent says "later" and has not begun to speak.
-async fn ask_patiently(agent: &Agent, prompt: &Prompt, live: &Live) -> Result<(TurnEnd, Vec<TurnId>), AgentError> {
-    for attempt in 1.. {
-        let error = match ask(agent, prompt, live).await {
-            Ok(end) => return Ok(end),
-            Err(error) => error,
-        };
-        let wait = match error.disposition {
-            Disposition::Retry { after } if !live.has_spoken() => AGENT_BACKOFF.after(attempt, after, dice()),
-            _ => None,
-        };
-        let Some(wait) = wait else { return Err(error) };
-        tracing::warn!(error = %error, attempt, wait_ms = wait.as_millis() as u64, "the agent is asked again");
-        tokio::time::sleep(wait).await;
-    }
-    unreachable!("attempts are counted for ever")
-}
-
-/// One attempt: the agent's events go to the watchers; its panic is an error of this turn only. Its end, and the turns
-/// that it took up.
-async fn ask(agent: &Agent, prompt: &Prompt, live: &Live) -> Result<(TurnEnd, Vec<TurnId>), AgentError> {
-    let (steer, mut steering) = Steering::channel();
-    live.set_steering(agent.can_be_steered().then_some(steer));
-    let end = listen(agent, prompt, live, &mut steering).await?;
-    Ok((end, steering.taken()))
-}
-
-async fn listen(agent: &Agent, prompt: &Prompt, live: &Live, steering: &mut Steering) -> Result<TurnEnd, AgentError> {
-    let (events, mut heard) = Events::channel();
-    let work = std::panic::AssertUnwindSafe(agent.turn(prompt.clone(), events, steering)).catch_unwind();
-    let mut work = Box::pin(work);
-    let mut end = None;
-    loop {
-        // The pipe is closed when the agent is through, and it is emptied before the end counts.
-        tokio::select! {
-            result = &mut work, if end.is_none() => end = Some(result),
-            event = heard.recv() => {
-                let Some(event) = event else { break };
-                if !live.add(event) {
-                    return Ok(TurnEnd { finish: Finish::Length, usage: None });
-                }
-            }
-        }
-    }
-    let result = match end {
-        Some(result) => result,
-        None => work.await,
-    };
-    result.unwrap_or_else(|panic| {
-        tracing::error!(panic = panic_text(panic.as_ref()), "an agent panicked");
-        Err(AgentError { disposition: Disposition::Reject, message: "the agent failed inside the gateway".into() })
-    })
 }
 
 fn store_failed(error: &StoreError) -> Outcome {

@@ -10,11 +10,12 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::Api;
 use super::error::ApiError;
+use super::{Api, telling};
+use crate::gateway::{Gateway, Mark, SubmitError, Ticket};
 use crate::model::id::SessionId;
 use crate::model::message::{Message, Role};
-use crate::model::turn::Idempotency;
+use crate::model::turn::{Idempotency, NewTurn};
 
 /// The header that names the session, in requests and answers. Hermes' own name for it.
 pub const SESSION: HeaderName = HeaderName::from_static("x-hermes-session-id");
@@ -70,6 +71,11 @@ impl<T: DeserializeOwned> Asked<T> {
         })
     }
 
+    /// What the client has of the reply already.
+    pub fn has(&self) -> Option<Mark> {
+        telling::has(&self.headers)
+    }
+
     /// How a repetition of this request is recognised.
     pub fn idempotency(&self) -> Result<Option<Idempotency>, ApiError> {
         let Some(value) = self.headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
@@ -85,7 +91,8 @@ impl<T: DeserializeOwned> Asked<T> {
     }
 }
 
-async fn read_body(headers: &HeaderMap, body: Body, limit: usize, patience: Duration) -> Result<Bytes, ApiError> {
+/// Reads a body within its bounds.
+pub async fn read_body(headers: &HeaderMap, body: Body, limit: usize, patience: Duration) -> Result<Bytes, ApiError> {
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| length > limit as u64) {
         return Err(ApiError::too_large(limit));
@@ -112,6 +119,14 @@ pub fn agent_of(api: &Api, model: Option<&str>) -> String {
     match model {
         None | Some(DEFAULT_MODEL) => api.gateway.agents().default_name().to_owned(),
         Some(name) => name.to_owned(),
+    }
+}
+
+/// Takes a turn, or goes on with the one of which the client has a part.
+pub async fn submit(gateway: &Gateway, turn: NewTurn, has: Option<&Mark>) -> Result<Ticket, SubmitError> {
+    match has {
+        Some(has) => gateway.submit_again(turn, has.turn).await,
+        None => gateway.submit(turn).await,
     }
 }
 

@@ -2,6 +2,10 @@
 //!
 //! Without a session header the conversation is what the request says, and is stored for looking things up. With one,
 //! the conversation is what the store says, and of the request only the newest message counts.
+//!
+//! A stream that broke off goes on where the same request is sent again with the `Last-Event-ID` that came last. With
+//! an `Idempotency-Key` it goes on with the same turn, also after a crash; without one, a turn that was cut off with
+//! its client is run anew. A chunk with a role begins a reply, and voids what came before.
 
 use axum::Json;
 use axum::body::Body;
@@ -13,10 +17,11 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::Api;
-use super::ask::{Asked, Conversation, DEFAULT_MODEL, agent_of, with_session};
+use super::ask::{self, Asked, Conversation, DEFAULT_MODEL, agent_of, with_session};
 use super::error::ApiError;
 use super::sse::{self, Events, Gone};
-use crate::gateway::{Progress, Ticket};
+use super::telling::{Begun, Telling};
+use crate::gateway::{Mark, Progress, Watch};
 use crate::model::id::{SessionId, TurnId};
 use crate::model::time::Timestamp;
 use crate::model::turn::{Finish, History, NewTurn, Origin, Outcome, Usage};
@@ -63,12 +68,14 @@ pub async fn create(State(api): State<Api>, request: Request<Body>) -> Result<Re
         idempotency,
         deliver: None,
     };
-    let mut ticket = api.gateway.submit(turn).await?;
+    let streams = asked.body.stream == Some(true);
+    let has = streams.then(|| asked.has()).flatten();
+    let mut ticket = ask::submit(&api.gateway, turn, has.as_ref()).await?;
     let session = ticket.session.clone();
     let answer = Answer { id: ticket.id, created: ticket.accepted.as_secs(), model };
-    let response = if asked.body.stream == Some(true) {
+    let response = if streams {
         let usage = asked.body.stream_options.and_then(|options| options.include_usage) == Some(true);
-        sse::response(&api.tasks, move |events| stream(events, ticket, answer, usage))
+        sse::response(&api.tasks, move |events| stream(events, ticket.watch, has, answer, usage))
     } else {
         let outcome = ticket.watch.outcome().await;
         answer.whole(&outcome)?.into_response()
@@ -126,33 +133,40 @@ impl Answer {
     }
 }
 
-async fn stream(events: Events, mut ticket: Ticket, answer: Answer, with_usage: bool) -> Result<(), Gone> {
-    events.send(None, &answer.delta(json!({ "role": "assistant", "content": "" }), None)).await?;
+async fn stream(events: Events, watch: Watch, has: Option<Mark>, answer: Answer, with_usage: bool) -> Result<(), Gone> {
+    let (mut out, begun) = Telling::begin(events, watch, has).await?;
+    if begun == Begun::FromStart {
+        out.send(None, &answer.delta(json!({ "role": "assistant", "content": "" }), None)).await?;
+    }
     let outcome = loop {
-        match events.next(&mut ticket.watch).await? {
-            Progress::Text(text) => events.send(None, &answer.delta(json!({ "content": text }), None)).await?,
+        match out.next().await? {
+            Progress::Text(text) => out.send(None, &answer.delta(json!({ "content": text }), None)).await?,
             // The name that vLLM, DeepSeek and OpenRouter gave it; clients that do not know it pass it over.
             Progress::Thought(text) => {
-                events.send(None, &answer.delta(json!({ "reasoning_content": text }), None)).await?;
+                out.send(None, &answer.delta(json!({ "reasoning_content": text }), None)).await?;
             }
             Progress::Ended(outcome) => break outcome,
         }
     };
     match &outcome {
         Outcome::Completed { finish, usage, .. } => {
-            events.send(None, &answer.delta(json!({}), Some(*finish))).await?;
+            out.send(None, &answer.delta(json!({}), Some(*finish))).await?;
             if with_usage {
                 let mut last = answer.chunk(json!([]));
                 last["usage"] = wire_usage(*usage);
-                events.send(None, &last).await?;
+                out.send(None, &last).await?;
             }
         }
         failed => {
             let error = ApiError::of_outcome(failed).unwrap_or_else(ApiError::internal);
-            events.send(None, error.body()).await?;
+            out.remark(None, error.body()).await?;
+            // The successor has the rest.
+            if *failed == Outcome::Interrupted {
+                return Ok(());
+            }
         }
     }
-    events.done().await
+    out.done().await
 }
 
 fn word(finish: Finish) -> &'static str {

@@ -14,7 +14,8 @@ use super::ask::{Asked, agent_of};
 use super::error::ApiError;
 use super::health;
 use super::sse::{self, Events, Gone};
-use crate::gateway::{Progress, Ticket};
+use super::telling::{Begun, Telling};
+use crate::gateway::{Mark, Progress, Watch};
 use crate::model::id::{SessionId, TurnId};
 use crate::model::message::Message;
 use crate::model::time::Timestamp;
@@ -69,13 +70,16 @@ pub async fn status(State(api): State<Api>) -> Json<Value> {
     Json(health::report(&api).await)
 }
 
-/// Says something and streams the reply: events `text`, then `end` or `error`.
+/// Says something and streams the reply: events `text`, then `end` or `error`. Who leaves takes back what they asked. With
+/// an `Idempotency-Key` the turn outlives the gateway, and the same request with the `Last-Event-ID` that came last
+/// gets the rest; `again` comes first if what came before is void.
 pub async fn send(State(api): State<Api>, request: Request<Body>) -> Result<Response, ApiError> {
     let asked: Asked<SendRequest> = Asked::read(&api, request).await?;
     let session = asked.body.session.as_deref().unwrap_or(DEFAULT_SESSION);
     let session: SessionId =
         session.parse().map_err(|e| ApiError::invalid(Some("session"), format!("session: {e}")))?;
     let agent = agent_of(&api, asked.body.agent.as_deref());
+    let (idempotency, has) = (asked.idempotency()?, asked.has());
     let turn = NewTurn {
         id: TurnId::new(),
         session,
@@ -86,23 +90,28 @@ pub async fn send(State(api): State<Api>, request: Request<Body>) -> Result<Resp
         instructions: None,
         history: History::Session,
         input: vec![Message::user(asked.body.text)],
-        idempotency: None,
-        keep: false,
+        keep: idempotency.is_some(),
+        idempotency,
         deliver: None,
     };
     let ticket = api.gateway.submit(turn).await?;
-    Ok(sse::response(&api.tasks, move |events| stream(events, ticket)))
+    Ok(sse::response(&api.tasks, move |events| stream(events, ticket.watch, has)))
 }
 
-async fn stream(events: Events, mut ticket: Ticket) -> Result<(), Gone> {
+async fn stream(events: Events, watch: Watch, has: Option<Mark>) -> Result<(), Gone> {
+    let returns = has.is_some();
+    let (mut out, begun) = Telling::begin(events, watch, has).await?;
+    if returns && begun == Begun::FromStart {
+        out.send(Some("again"), &json!({})).await?;
+    }
     loop {
-        match events.next(&mut ticket.watch).await? {
-            Progress::Text(text) => events.send(Some("text"), &json!({ "text": text })).await?,
+        match out.next().await? {
+            Progress::Text(text) => out.send(Some("text"), &json!({ "text": text })).await?,
             Progress::Thought(_) => {}
-            Progress::Ended(Outcome::Completed { .. }) => return events.send(Some("end"), &json!({})).await,
+            Progress::Ended(Outcome::Completed { .. }) => return out.send(Some("end"), &json!({})).await,
             Progress::Ended(outcome) => {
                 let error = ApiError::of_outcome(&outcome).unwrap_or_else(ApiError::internal);
-                return events.send(Some("error"), error.body()).await;
+                return out.remark(Some("error"), error.body()).await;
             }
         }
     }

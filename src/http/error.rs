@@ -1,6 +1,7 @@
 //! Errors in the shape that OpenAI's clients understand: `{"error": {"message", "type", "param", "code"}}`.
 
 use std::fmt;
+use std::time::Duration;
 
 use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
@@ -11,6 +12,9 @@ use crate::gateway::SubmitError;
 use crate::model::turn::{Failure, Outcome};
 use crate::store::StoreError;
 use crate::store::backup::CopyError;
+
+/// When what is busy or in trouble is worth another try.
+const SOON: Duration = Duration::from_secs(1);
 
 /// The body of an error answer.
 #[derive(Debug, Clone, Serialize)]
@@ -45,12 +49,13 @@ impl fmt::Display for Body {
 pub struct ApiError {
     status: StatusCode,
     body: Body,
-    retry: bool,
+    /// When to try again, where that helps.
+    retry: Option<Duration>,
 }
 
 impl ApiError {
     fn new(status: StatusCode, r#type: &'static str, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, body: Body::new(r#type, code, message), retry: false }
+        Self { status, body: Body::new(r#type, code, message), retry: None }
     }
 
     /// The request is wrong, at `param` if one place can be named.
@@ -79,6 +84,18 @@ impl ApiError {
         Self::new(StatusCode::UNAUTHORIZED, "authentication_error", "invalid_api_key", message)
     }
 
+    /// The signature of a webhook is missing or wrong.
+    pub fn unsigned(why: &dyn fmt::Display) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "authentication_error", "invalid_signature", why.to_string())
+    }
+
+    /// More than the configuration lets through.
+    pub fn too_many(per_minute: usize, wait: Duration) -> Self {
+        let message = format!("more than {per_minute} messages a minute (webhooks.*.per_minute)");
+        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "rate_limit_exceeded", message);
+        Self { retry: Some(wait), ..error }
+    }
+
     /// Nothing there.
     pub fn missing(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "invalid_request_error", code, message)
@@ -94,7 +111,7 @@ impl ApiError {
     pub fn stopping() -> Self {
         let message = "the gateway is stopping or restarting: try again";
         let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "gateway_stopping", message);
-        Self { retry: true, ..error }
+        Self { retry: Some(SOON), ..error }
     }
 
     /// The body alone, for a stream that has begun with status 200.
@@ -134,7 +151,7 @@ impl ApiError {
 
     fn no_room(message: &str) -> Self {
         let error = Self::new(StatusCode::INSUFFICIENT_STORAGE, "server_error", "store_full", message);
-        Self { retry: true, ..error }
+        Self { retry: Some(SOON), ..error }
     }
 }
 
@@ -149,7 +166,7 @@ impl From<SubmitError> for ApiError {
             }
             SubmitError::Full(_) => {
                 let busy = StatusCode::TOO_MANY_REQUESTS;
-                Self { retry: true, ..Self::new(busy, "rate_limit_error", "rate_limit_exceeded", message) }
+                Self { retry: Some(SOON), ..Self::new(busy, "rate_limit_error", "rate_limit_exceeded", message) }
             }
             SubmitError::Stopping => Self::stopping(),
             SubmitError::KeyReused => {
@@ -167,7 +184,7 @@ impl From<StoreError> for ApiError {
             StoreError::NoRoom(_) => Self::no_room(&error.to_string()),
             StoreError::Failed(_) => {
                 let status = StatusCode::SERVICE_UNAVAILABLE;
-                Self { retry: true, ..Self::new(status, "server_error", "store_failed", error.to_string()) }
+                Self { retry: Some(SOON), ..Self::new(status, "server_error", "store_failed", error.to_string()) }
             }
         }
     }
@@ -192,8 +209,10 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let json = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let mut response = (self.status, [json], self.body.to_string()).into_response();
-        if self.retry {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        if let Some(wait) = self.retry {
+            // Whole seconds, and never too early.
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

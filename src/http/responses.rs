@@ -1,25 +1,30 @@
-//! `POST /v1/responses`, plain and streaming, and `GET /v1/responses/{id}`.
+//! `POST /v1/responses` and `GET /v1/responses/{id}`, plain and streaming.
 //!
 //! <https://platform.openai.com/docs/api-reference/responses>. A response that is stored (the default) is finished even
-//! if its client leaves, survives a crash, and can be asked for and continued by its id.
+//! if its client leaves, survives a crash, and can be asked for and continued by its id. A stream that broke off goes on
+//! with `GET ?stream=true&starting_after=N` or the `Last-Event-ID` that came last.
 
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::Request;
+use axum::http::{HeaderMap, Request, Uri};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::Api;
-use super::ask::{Asked, Conversation, DEFAULT_MODEL, agent_of, with_session};
+use super::ask::{self, Asked, Conversation, DEFAULT_MODEL, agent_of, with_session};
 use super::error::ApiError;
-use super::sse::{self, Events, Gone};
-use crate::gateway::{Progress, Ticket};
+use super::{Api, sse, telling};
 use crate::model::id::{SessionId, TurnId};
 use crate::model::message::Message;
 use crate::model::time::Timestamp;
-use crate::model::turn::{Finish, History, NewTurn, Origin, Outcome, TurnRecord, Usage};
+use crate::model::turn::{History, NewTurn, Origin, TurnRecord};
+
+mod answer;
+mod stream;
+
+use answer::Answer;
+use stream::Has;
 
 /// What of the request counts.
 #[derive(Debug, Deserialize)]
@@ -47,12 +52,14 @@ pub async fn create(State(api): State<Api>, request: Request<Body>) -> Result<Re
             _ => None,
         },
     };
-    let mut ticket = api.gateway.submit(turn).await?;
+    let streams = asked.body.stream == Some(true);
+    let has = streams.then(|| asked.has()).flatten();
+    let mut ticket = ask::submit(&api.gateway, turn, has.as_ref()).await?;
     let session = ticket.session.clone();
     // A repeated request is answered with what the first one was given.
     let answer = Answer { id: ticket.id, created: ticket.accepted.as_secs(), ..answer };
-    let response = if asked.body.stream == Some(true) {
-        sse::response(&api.tasks, move |events| stream(events, ticket, answer))
+    let response = if streams {
+        sse::response(&api.tasks, move |events| stream::stream(events, ticket.watch, has.into(), answer))
     } else {
         let outcome = ticket.watch.outcome().await;
         if let Some(error) = ApiError::of_outcome(&outcome) {
@@ -64,15 +71,42 @@ pub async fn create(State(api): State<Api>, request: Request<Body>) -> Result<Re
 }
 
 /// A stored response, finished or not.
-pub async fn show(State(api): State<Api>, Path(id): Path<String>) -> Result<Response, ApiError> {
+pub async fn show(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let (streams, after) = wanted(uri.query().unwrap_or_default())?;
     let unknown = || ApiError::missing("response_not_found", format!("there is no response '{}'", id.escape_debug()));
     let turn = parse_id(&id).ok_or_else(unknown)?;
     let (record, watch) = api.gateway.find(turn).await?.ok_or_else(unknown)?;
     if !record.keep || record.origin != Origin::Responses {
         return Err(unknown());
     }
-    let response = Json(Answer::from(&record).response(watch.outcome_now().as_ref())).into_response();
+    let answer = Answer::from(&record);
+    let response = if streams {
+        // Who comes back by itself repeats the address, so the header is what it got last.
+        let has = telling::has(&headers).map(Has::Mark).or(after.map(Has::Number)).unwrap_or(Has::Nothing);
+        sse::response(&api.tasks, move |events| stream::stream(events, watch, has, answer))
+    } else {
+        Json(answer.response(watch.outcome_now().as_ref())).into_response()
+    };
     Ok(with_session(response, &record.session))
+}
+
+/// Whether a stream is wanted, and after which event; what else can be asked for is nothing that we have.
+fn wanted(query: &str) -> Result<(bool, Option<u64>), ApiError> {
+    let (mut streams, mut after) = (false, None);
+    for (key, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+        let invalid = |what: &str| ApiError::invalid(Some(key), format!("{key}: must be {what}"));
+        match key {
+            "stream" => streams = value.parse().map_err(|_| invalid("true or false"))?,
+            "starting_after" => after = Some(value.parse().map_err(|_| invalid("the number of an event"))?),
+            _ => {}
+        }
+    }
+    Ok((streams, after))
 }
 
 fn parse_id(id: &str) -> Option<TurnId> {
@@ -155,143 +189,4 @@ fn own_session(id: TurnId) -> SessionId {
         Ok(session) => session,
         Err(_) => unreachable!("hexadecimal digits make a session id"),
     }
-}
-
-struct Answer {
-    id: TurnId,
-    created: i64,
-    model: String,
-    instructions: Option<String>,
-    previous: Option<TurnId>,
-}
-
-impl From<&TurnRecord> for Answer {
-    fn from(record: &TurnRecord) -> Self {
-        Self {
-            id: record.id,
-            created: record.accepted.as_secs(),
-            model: record.model.clone(),
-            instructions: record.instructions.clone(),
-            previous: record.parent,
-        }
-    }
-}
-
-impl Answer {
-    /// The response object; without an outcome it is in progress.
-    fn response(&self, outcome: Option<&Outcome>) -> Value {
-        let (status, output) = match outcome {
-            None => ("in_progress", json!([])),
-            Some(Outcome::Completed { text, finish: Finish::Stop, .. }) => {
-                ("completed", json!([self.item("completed", Some(text))]))
-            }
-            Some(Outcome::Completed { text, finish: Finish::Length, .. }) => {
-                ("incomplete", json!([self.item("incomplete", Some(text))]))
-            }
-            Some(Outcome::Cancelled) => ("cancelled", json!([])),
-            Some(Outcome::Failed { .. } | Outcome::Interrupted | Outcome::Parked) => ("failed", json!([])),
-            Some(Outcome::Superseded | Outcome::Absorbed(_)) => ("cancelled", json!([])),
-        };
-        let error = outcome.and_then(ApiError::of_outcome).map(|error| json!(error.body())["error"].clone());
-        let usage = match outcome {
-            Some(Outcome::Completed { usage, .. }) => wire_usage(*usage),
-            _ => Value::Null,
-        };
-        let incomplete = (status == "incomplete").then(|| json!({ "reason": "max_output_tokens" }));
-        json!({
-            "id": format!("resp_{}", self.id),
-            "object": "response",
-            "created_at": self.created,
-            "status": status,
-            "error": error.map(|e| json!({ "code": "server_error", "message": e["message"] })),
-            "incomplete_details": incomplete,
-            "model": self.model,
-            "instructions": self.instructions,
-            "previous_response_id": self.previous.map(|id| format!("resp_{id}")),
-            "output": output,
-            "parallel_tool_calls": true,
-            "tool_choice": "auto",
-            "tools": [],
-            "usage": usage,
-        })
-    }
-
-    fn item(&self, status: &str, text: Option<&str>) -> Value {
-        let content: Vec<_> = text.map(part).into_iter().collect();
-        let id = self.item_id();
-        json!({ "type": "message", "id": id, "role": "assistant", "status": status, "content": content })
-    }
-
-    fn item_id(&self) -> String {
-        format!("msg_{}", self.id)
-    }
-}
-
-fn part(text: &str) -> Value {
-    json!({ "type": "output_text", "text": text, "annotations": [] })
-}
-
-fn wire_usage(usage: Usage) -> Value {
-    json!({
-        "input_tokens": usage.input_tokens,
-        "input_tokens_details": { "cached_tokens": 0, "cache_write_tokens": 0 },
-        "output_tokens": usage.output_tokens,
-        "output_tokens_details": { "reasoning_tokens": 0 },
-        "total_tokens": usage.input_tokens + usage.output_tokens,
-    })
-}
-
-/// A stream of events, each with its type and its number.
-struct Numbered {
-    events: Events,
-    next: u64,
-}
-
-impl Numbered {
-    async fn send(&mut self, name: &str, mut event: Value) -> Result<(), Gone> {
-        event["type"] = name.into();
-        event["sequence_number"] = self.next.into();
-        self.next += 1;
-        self.events.send(Some(name), &event).await
-    }
-}
-
-async fn stream(events: Events, mut ticket: Ticket, answer: Answer) -> Result<(), Gone> {
-    let item_id = answer.item_id();
-    let at = |mut event: Value| {
-        event["item_id"] = item_id.clone().into();
-        event["output_index"] = 0.into();
-        event["content_index"] = 0.into();
-        event
-    };
-    let mut out = Numbered { events, next: 0 };
-    let begun = answer.response(None);
-    out.send("response.created", json!({ "response": begun })).await?;
-    out.send("response.in_progress", json!({ "response": begun })).await?;
-    let item = answer.item("in_progress", None);
-    out.send("response.output_item.added", json!({ "output_index": 0, "item": item })).await?;
-    out.send("response.content_part.added", at(json!({ "part": part("") }))).await?;
-    let outcome = loop {
-        match out.events.next(&mut ticket.watch).await? {
-            Progress::Text(text) => {
-                let delta = at(json!({ "delta": text, "logprobs": [] }));
-                out.send("response.output_text.delta", delta).await?;
-            }
-            // The Responses API knows no event for raw thoughts that all of its clients accept.
-            Progress::Thought(_) => {}
-            Progress::Ended(outcome) => break outcome,
-        }
-    };
-    let Outcome::Completed { text, finish, .. } = &outcome else {
-        return out.send("response.failed", json!({ "response": answer.response(Some(&outcome)) })).await;
-    };
-    out.send("response.output_text.done", at(json!({ "text": text, "logprobs": [] }))).await?;
-    out.send("response.content_part.done", at(json!({ "part": part(text) }))).await?;
-    let (name, status) = match finish {
-        Finish::Stop => ("response.completed", "completed"),
-        Finish::Length => ("response.incomplete", "incomplete"),
-    };
-    let item = answer.item(status, Some(text));
-    out.send("response.output_item.done", json!({ "output_index": 0, "item": item })).await?;
-    out.send(name, json!({ "response": answer.response(Some(&outcome)) })).await
 }

@@ -4,32 +4,25 @@
 //! refused. The listener is never unlinked or shut down: it may be systemd's, and the successor accepts from it.
 
 use std::io;
-use std::pin::Pin;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use hyper::server::conn::http1;
-use hyper::service::{Service as _, service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
-use tokio_util::sync::CancellationToken;
 
 use super::{Config, refusal};
 use crate::meter::Meters;
 use crate::service::sockets;
 use crate::stop::{Stop, Tasks};
 
+mod connection;
+
 /// The pause when the process is out of descriptors or memory: accepting again at once would spin.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
-/// Largest head of a request, in bytes.
-const MAX_HEAD: usize = 64 * 1024;
-/// How long a stop waits for the first request of a connection that it has just let in.
-const FIRST_REQUEST: Duration = Duration::from_secs(1);
 /// How long a finished or refused connection may take to swallow its last words.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -151,62 +144,18 @@ impl Service {
 
     fn serve<S>(&self, stream: S, place: OwnedSemaphorePermit)
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: AsFd + AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let header_timeout = self.config.borrow().header_timeout;
-        let asked = CancellationToken::new();
-        let router = TowerToHyperService::new(self.router.clone());
-        let begun = asked.clone();
-        let service = service_fn(move |request| {
-            begun.cancel();
-            router.call(request)
-        });
-        let mut connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(header_timeout)
-            .max_buf_size(MAX_HEAD)
-            .serve_connection(TokioIo::new(stream), service);
-        let (stop, meters) = (self.stop.clone(), self.meters.clone());
+        let serving = connection::serve(stream, self.router.clone(), header_timeout, self.stop.clone());
+        let meters = self.meters.clone();
         self.tasks.spawn("connection", async move {
             meters.http_connections.inc();
-            let ended = tokio::select! {
-                ended = &mut connection => Some(ended),
-                () = stopped_and_heard(&stop, &asked) => None,
-                () = stop.hardened() => None,
-            };
-            let ended = match ended {
-                Some(ended) => ended,
-                // What is under way is answered; an idle connection ends here.
-                None => {
-                    Pin::new(&mut connection).graceful_shutdown();
-                    tokio::select! {
-                        ended = &mut connection => ended,
-                        () = stop.hardened() => Ok(()),
-                    }
-                }
-            };
-            match ended {
-                // An idle connection just ends; an unasked 408 would be taken for the answer to its next request.
-                Err(error) if error.is_timeout() && !asked.is_cancelled() => {
-                    // hyper closes without a word; who began a request should know why.
-                    let parts = connection.into_parts();
-                    if !parts.read_buf.is_empty() {
-                        say(&mut parts.io.into_inner(), &refusal::too_slow()).await;
-                    }
-                }
-                Err(error) => tracing::debug!(error = %error, "a connection ended early"),
-                Ok(()) => {}
-            }
+            serving.await;
             meters.http_connections.dec();
             drop(place);
         });
     }
-}
-
-/// Waits for the soft stop, and then for the first request, which may be on its way: who was let in is heard, once.
-async fn stopped_and_heard(stop: &Stop, asked: &CancellationToken) {
-    stop.softened().await;
-    let _silent = tokio::time::timeout(FIRST_REQUEST, asked.cancelled()).await;
 }
 
 async fn turn_away(mut stream: UnixStream, _place: OwnedSemaphorePermit) {

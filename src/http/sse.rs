@@ -10,7 +10,7 @@ use futures_util::stream;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use crate::gateway::{Progress, Watch};
+use crate::gateway::Mark;
 use crate::stop::Tasks;
 
 /// Events that may wait for a slow client; then its turn's text gathers in one place instead.
@@ -27,15 +27,13 @@ pub struct Events(mpsc::Sender<Bytes>);
 pub struct Gone;
 
 impl Events {
-    /// Writes `data:` with a JSON value, and `event:` if it has a name.
-    pub async fn send(&self, name: Option<&str>, data: &impl Serialize) -> Result<(), Gone> {
+    /// Writes `data:` with a JSON value, `event:` if it has a name, and `id:` if it has one.
+    pub async fn send(&self, id: Option<&Mark>, name: Option<&str>, data: &impl Serialize) -> Result<(), Gone> {
         // Our own types with string keys: serialising them cannot fail.
         let json = serde_json::to_string(data).unwrap_or_default();
-        self.write(match name {
-            Some(name) => format!("event: {name}\ndata: {json}\n\n"),
-            None => format!("data: {json}\n\n"),
-        })
-        .await
+        let id = id.map(|id| format!("id: {id}\n")).unwrap_or_default();
+        let name = name.map(|name| format!("event: {name}\n")).unwrap_or_default();
+        self.write(format!("{id}{name}data: {json}\n\n")).await
     }
 
     /// Ends a stream as chat completions do.
@@ -43,12 +41,9 @@ impl Events {
         self.write("data: [DONE]\n\n".into()).await
     }
 
-    /// What comes next in a turn; an error as soon as the client is gone, also while the agent is silent.
-    pub async fn next(&self, watch: &mut Watch) -> Result<Progress, Gone> {
-        tokio::select! {
-            progress = watch.next() => Ok(progress),
-            () = self.0.closed() => Err(Gone),
-        }
+    /// Waits until the client is gone.
+    pub async fn closed(&self) {
+        self.0.closed().await;
     }
 
     async fn write(&self, event: String) -> Result<(), Gone> {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 /// Why a text is no id of the wanted kind.
@@ -74,6 +75,23 @@ impl SessionId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// An id from parts that others chose, joined by colons. What an id cannot hold is replaced, and what is too long is
+    /// cut; then a few digits of a hash are added, so that different parts have different ids.
+    pub fn derived(parts: &[&str]) -> Self {
+        let whole = parts.join(":");
+        let kept: String = whole.chars().map(|c| if is_session_char(c) { c } else { '-' }).collect();
+        if kept == whole && (1..=Self::MAX_LEN).contains(&whole.len()) {
+            return Self(whole);
+        }
+        let hash: String = Sha256::digest(&whole).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let kept: String = kept.chars().take(Self::MAX_LEN - hash.len() - 1).collect();
+        Self(format!("{kept}={hash}"))
+    }
+}
+
+fn is_session_char(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "._:@/+=-".contains(c)
 }
 
 impl fmt::Display for SessionId {
@@ -86,8 +104,7 @@ impl FromStr for SessionId {
     type Err = InvalidId;
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
-        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._:@/+=-".contains(&b);
-        if text.is_empty() || text.len() > Self::MAX_LEN || !text.bytes().all(allowed) {
+        if text.is_empty() || text.len() > Self::MAX_LEN || !text.chars().all(is_session_char) {
             return Err(InvalidId::Session);
         }
         Ok(Self(text.to_owned()))
@@ -158,6 +175,15 @@ mod tests {
         for bad in ["", "a b", "a\r\nSet-Cookie: x", "ü", "a\0", &"x".repeat(129)] {
             assert_eq!(bad.parse::<SessionId>(), Err(InvalidId::Session), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn derived_session_ids_are_valid_and_as_different_as_their_parts() {
+        assert_eq!(SessionId::derived(&["webhook", "ci", "42"]).as_str(), "webhook:ci:42");
+        let odd = ["a b", "a\u{fc}b", "a-b", &"x".repeat(200), &format!("{}y", "x".repeat(199))];
+        let ids: std::collections::BTreeSet<_> = odd.iter().map(|part| SessionId::derived(&["w", part])).collect();
+        assert_eq!(ids.len(), odd.len());
+        assert!(ids.iter().all(|id| id.as_str().parse::<SessionId>().as_ref() == Ok(id)), "{ids:?}");
     }
 
     #[test]

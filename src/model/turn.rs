@@ -80,7 +80,8 @@ pub struct NewTurn {
     /// How a repetition is recognised, if the client wants that.
     pub idempotency: Option<Idempotency>,
     /// Whether the result can be asked for after the asking connection is gone: such a turn is finished even when
-    /// nobody waits, and run again after a crash.
+    /// nobody waits, and run again after a crash. What was asked at a terminal ([`Origin::Control`]) is only run again:
+    /// whoever leaves the terminal takes it back.
     pub keep: bool,
     /// Where the reply goes by itself.
     pub deliver: Option<Target>,
@@ -220,6 +221,8 @@ pub struct TurnRecord {
     pub accepted: Timestamp,
     /// How it ended; `None` while it is queued or running.
     pub outcome: Option<Outcome>,
+    /// The lengths of the pieces in which its reply was said, in bytes; empty where that was not kept.
+    pub pieces: Vec<usize>,
     /// SHA-256 of what was asked, where an idempotency key was given.
     pub fingerprint: Option<[u8; 32]>,
     /// The turn it continued (`previous_response_id`), or that took it up.

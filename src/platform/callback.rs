@@ -62,7 +62,9 @@ impl Callback {
             let halt = |message| SendError { disposition: Disposition::Halt, message };
             let secret = secret::read(source).map_err(|e| halt(format!("the callback has no secret: {e}")))?;
             let now = Timestamp::now();
-            let signature = signature::sign_standard(secret.expose_secret().as_bytes(), key, now, body.as_bytes());
+            let secret = secret.expose_secret().as_bytes();
+            let signature = signature::sign_standard(secret, key, now, body.as_bytes());
+            let signature = signature.map_err(|e| halt(format!("the callback's secret cannot be used: {e}")))?;
             request = request.header("webhook-id", key).header("webhook-timestamp", now.as_secs());
             request = request.header("webhook-signature", signature);
         }

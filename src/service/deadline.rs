@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use super::mask;
+
 /// How long a stop may take before the configuration says otherwise.
 const BEFORE_CONFIGURED: Duration = Duration::from_secs(30);
 
@@ -40,11 +42,13 @@ impl Deadline {
             return;
         }
         let patience = Duration::from_millis(self.inner.millis.load(Ordering::Relaxed));
-        let spawned = thread::Builder::new().name("deadline".into()).spawn(move || {
+        let wait = move || {
             thread::sleep(patience);
             tracing::error!(patience_s = patience.as_secs(), "the stop got stuck; ending the process as it is");
             end(code)
-        });
+        };
+        // It is still there when the process restarts in place: the signals that come then are for the successor.
+        let spawned = mask::held(|| thread::Builder::new().name("deadline".into()).spawn(wait));
         if let Err(e) = spawned {
             tracing::error!(error = %e, "a stop that gets stuck will not be ended by us");
         }

@@ -44,6 +44,15 @@ fn parse_unit(cgroup: &str) -> Option<String> {
     path.rsplit('/').find(is_unit).map(str::to_owned)
 }
 
+/// The processes of our own control group, which under systemd is our unit's, ourselves among them. It tells of those,
+/// too, whose /proc a sandbox hides. Empty where there is no cgroup v2 to be read.
+pub fn of_own_group() -> Vec<u32> {
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let Some(path) = own.lines().find_map(|line| line.strip_prefix("0::")) else { return Vec::new() };
+    let processes = fs::read_to_string(format!("/sys/fs/cgroup{path}/cgroup.procs")).unwrap_or_default();
+    processes.lines().filter_map(|pid| pid.parse().ok()).collect()
+}
+
 /// This boot's id; pids and start ticks mean nothing across boots.
 pub fn boot_id() -> Option<String> {
     libsystemd::id128::get_boot().ok().map(|id| id.lower_hex())

@@ -1,7 +1,7 @@
 //! Signals, from the first line of `main` to the last, on a thread that no wedged runtime can hold up.
 //!
 //! SIGTERM and SIGINT ask for a stop, a second one for a hard stop, a third ends the process on the spot. SIGHUP asks
-//! for a reload. What arrives before anybody can act on it is kept.
+//! for a reload. What arrives before anybody can act on it is kept, by the kernel while there are no handlers ([`mask`]).
 
 use std::fmt;
 use std::io;
@@ -16,7 +16,7 @@ use signal_hook::low_level::siginfo::Origin;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use super::deadline::Deadline;
-use super::process;
+use super::{mask, process};
 
 /// A signal and who sent it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub struct Signals {
     received: UnboundedReceiver<Received>,
     handle: Handle,
     thread: Option<JoinHandle<SignalsInfo<WithOrigin>>>,
-    /// From now on a stop is the kernel's business.
+    /// From now on nobody hears a stop that reaches a handler.
     unheard: Arc<AtomicBool>,
 }
 
@@ -82,12 +82,16 @@ impl Signals {
         }
     }
 
-    /// Ends the thread, and says whether a stop was asked for and not yet heard.
+    /// Ends the thread, and says whether a stop was asked for and not yet heard. What comes later is held for the
+    /// program that is executed next in this thread.
     pub fn close(&mut self) -> bool {
-        // The order matters: what comes after this line ends the process, what came before is found below.
-        self.unheard.store(true, Ordering::SeqCst);
+        mask::hold();
         self.handle.close();
-        if let Some(Ok(mut signals)) = self.thread.take().map(JoinHandle::join)
+        let signals = self.thread.take().map(JoinHandle::join);
+        // A thread that was left behind stuck can still be given a signal. The order matters: what it is given after
+        // this line ends the process, as a stop should; what came before is found below.
+        self.unheard.store(true, Ordering::SeqCst);
+        if let Some(Ok(mut signals)) = signals
             && signals.pending().any(|origin| matches!(request(&origin), Request::Stop(_)))
         {
             return true;
@@ -96,7 +100,8 @@ impl Signals {
     }
 }
 
-/// Installs the handlers and starts the thread. A stop that takes longer than `deadline` ends the process.
+/// Installs the handlers, lets signals come that were held, and starts the thread. A stop that takes longer than
+/// `deadline` ends the process. To be called while there is one thread: others keep their masks.
 ///
 /// # Errors
 /// When the kernel refuses a handler or a thread.
@@ -109,6 +114,8 @@ pub fn listen(deadline: Deadline) -> io::Result<Signals> {
     for signal in [SIGTERM, SIGINT] {
         signal_hook::flag::register_conditional_default(signal, unheard.clone())?;
     }
+    // Not in the thread alone: whatever is started from any other is to inherit a mask that holds nothing.
+    mask::release();
     let watch = move || {
         let mut stops = 0;
         for origin in signals.forever() {

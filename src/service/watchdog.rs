@@ -4,8 +4,9 @@
 //! the runtime: did the runtime run a task just now, and did every part that the task asked give an answer? Only then
 //! is systemd told that we live. If not, it kills us after `WatchdogSec=` and starts us anew.
 
+use std::convert::Infallible;
 use std::io;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use tokio::runtime::Handle;
 use crate::stop::Stop;
 
 /// Starts the thread. For each ping, `probe` is spawned on the runtime; when it ends, all parts have answered, and
-/// `ping` is called. The thread goes with the hard stop.
+/// `ping` is called. The thread goes with the hard stop, and with it what `probe` has.
 ///
 /// # Errors
 /// When there is no thread to be had.
@@ -30,6 +31,14 @@ where
 {
     // A third: one lost or late ping is no death, and the first comes at once.
     let pause = interval / 3;
+    // Nothing is ever sent: that there is nobody left to send wakes the thread. It must not sleep into the end, for
+    // what `probe` has keeps the store open.
+    let (awake, ended) = mpsc::channel::<Infallible>();
+    let hard = stop.clone();
+    runtime.spawn(async move {
+        hard.hardened().await;
+        drop(awake);
+    });
     let watch = move || {
         while !stop.is_hard() {
             let (done, answer) = mpsc::channel();
@@ -43,7 +52,9 @@ where
                 Ok(()) => ping(),
                 Err(mpsc::RecvError) => tracing::error!("a part of the gateway could not say that it works"),
             }
-            thread::sleep(pause);
+            if ended.recv_timeout(pause) == Err(RecvTimeoutError::Disconnected) {
+                return;
+            }
         }
     };
     thread::Builder::new().name("watchdog".into()).spawn(watch).map(drop)
@@ -90,6 +101,24 @@ mod tests {
             }
             blocked.wait();
         }
+    }
+
+    #[test]
+    fn it_does_not_sleep_into_the_end() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("a runtime");
+        let stop = Stop::new();
+        let (ping, pinged) = mpsc::channel();
+        let (held, released) = mpsc::channel::<()>();
+        let probe = move || {
+            let _like_the_store = &held;
+            std::future::ready(())
+        };
+        let ping = move || ping.send(()).expect("the test waits for it");
+        spawn(Duration::from_secs(3600), runtime.handle().clone(), stop.clone(), probe, ping).expect("a thread");
+        pinged.recv().expect("the first ping comes at once");
+        stop.harden();
+        let gone = released.recv_timeout(Duration::from_secs(20));
+        assert_eq!(gone, Err(RecvTimeoutError::Disconnected), "what the probe had is given back");
     }
 
     #[test]

@@ -42,6 +42,31 @@ impl Store {
         .await
     }
 
+    /// Keeps a text for an agent in a session, in place of what it kept there before.
+    pub async fn remember(&self, session: SessionId, agent: String, content: String) -> Result<(), StoreError> {
+        self.write(move |connection| {
+            let sql = "INSERT INTO memories (session, agent, content) \
+                       SELECT id, ?2, ?3 FROM sessions WHERE name = ?1 \
+                       ON CONFLICT DO UPDATE SET content = excluded.content";
+            match connection.prepare_cached(sql)?.execute(params![session.as_str(), agent, content])? {
+                0 => Err(StoreError::Failed(format!("there is no session {session}"))),
+                _ => Ok(()),
+            }
+        })
+        .await
+    }
+
+    /// What an agent keeps in a session.
+    pub async fn memory(&self, session: SessionId, agent: String) -> Result<Option<String>, StoreError> {
+        self.read(move |connection| {
+            let sql = "SELECT m.content FROM memories m JOIN sessions s ON s.id = m.session \
+                       WHERE s.name = ?1 AND m.agent = ?2";
+            let found = connection.prepare_cached(sql)?.query_row([session.as_str(), &agent], |row| row.get(0));
+            Ok(found.optional()?)
+        })
+        .await
+    }
+
     /// When a session's newest turn was accepted; `None` for a session without one.
     pub async fn last_active(&self, session: SessionId) -> Result<Option<Timestamp>, StoreError> {
         self.read(move |connection| {

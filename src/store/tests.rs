@@ -1,5 +1,7 @@
 //! The store against real files.
 
+mod outbox;
+
 use super::*;
 use crate::model::id::TurnId;
 use crate::model::message::Message;
@@ -175,4 +177,30 @@ async fn every_released_schema_opens() {
         let history = store.session_history("fixture".parse().expect("an id")).await.expect("history");
         assert_eq!(history.iter().map(|m| m.content.as_str()).collect::<Vec<_>>(), ["question", "answer"]);
     }
+}
+
+#[tokio::test]
+async fn a_transaction_that_was_cut_off_before_there_was_a_wal_is_undone() {
+    let (home, killed) = (Home::new(), Home::new());
+    let (store, owner) = home.open();
+    drop(store);
+    owner.close();
+    // As a kill in the middle leaves them: the file with some of it, and the journal that undoes it.
+    let connection = Connection::open(home.file()).expect("opens");
+    connection.query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(())).expect("set");
+    let half = "PRAGMA cache_size = 1; BEGIN; CREATE TABLE half (done); \
+                INSERT INTO half SELECT zeroblob(100000) FROM (VALUES (1), (2), (3), (4))";
+    connection.execute_batch(half).expect("done");
+    for end in ["", "-journal"] {
+        let name = |home: &Home| home.file().with_file_name(format!("{FILE_NAME}{end}"));
+        std::fs::copy(name(&home), name(&killed)).expect("copied");
+    }
+    schema::open_reader(&killed.file()).expect_err("the plant is right: it cannot be read only");
+    let (store, owner) = killed.open();
+    store.ping().await.expect("it works");
+    let half = "SELECT count(*) FROM sqlite_schema WHERE name = 'half'";
+    let left: u32 = store.read(|c| Ok(c.query_row(half, [], |row| row.get(0))?)).await.expect("counted");
+    assert_eq!(left, 0);
+    drop(store);
+    owner.close();
 }

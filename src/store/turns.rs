@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::sessions::{self, messages_of};
-use super::{Store, StoreError, outbox};
+use super::{Store, StoreError, outbox, pieces};
 use crate::model::delivery::{Delivery, Kind, NewDelivery};
 use crate::model::id::TurnId;
 use crate::model::message::{Message, Role};
@@ -37,6 +37,8 @@ pub struct Ending {
     pub lease: bool,
     /// Turns whose messages the agent took up while it worked: they end with this one.
     pub absorbed: Vec<TurnId>,
+    /// The lengths of the reply's pieces, in bytes, where somebody may want to read it again as it was said.
+    pub pieces: Vec<usize>,
 }
 
 /// What a new life finds of its predecessor's work.
@@ -85,6 +87,10 @@ impl Store {
                 end(connection, *taken_up, &Outcome::Absorbed(id))?;
             }
             end(connection, id, &outcome)?;
+            if !ending.pieces.is_empty() {
+                let sql = "UPDATE turns SET pieces = ?2 WHERE id = ?1";
+                connection.prepare_cached(sql)?.execute(params![id.as_bytes(), pieces::encode(&ending.pieces)])?;
+            }
             match &ending.delivery {
                 Some(delivery) => outbox::insert(connection, Some(id), delivery, ending.lease, Timestamp::now()),
                 None => Ok(None),
@@ -98,6 +104,16 @@ impl Store {
         self.write(move |connection| {
             let sql =
                 "UPDATE turns SET state = 'queued', deferrals = deferrals + 1 WHERE id = ?1 AND state = 'running'";
+            connection.prepare_cached(sql)?.execute([id.as_bytes()])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// The attempt that runs goes on where an earlier one was cut off, so that one counts for nothing.
+    pub async fn forgive_turn(&self, id: TurnId) -> Result<(), StoreError> {
+        self.write(move |connection| {
+            let sql = "UPDATE turns SET deferrals = attempts - 1 WHERE id = ?1 AND state = 'running'";
             connection.prepare_cached(sql)?.execute([id.as_bytes()])?;
             Ok(())
         })
@@ -269,7 +285,7 @@ fn failure_word(failure: Failure) -> &'static str {
 
 const COLUMNS: &str = "t.id, t.agent, t.model, t.origin, t.state, t.keep, t.attempts, t.accepted, t.instructions, \
                        t.finish, t.input_tokens, t.output_tokens, t.error, t.fingerprint, t.parent, t.deliver, \
-                       s.name AS session";
+                       t.pieces, s.name AS session";
 
 fn find(
     connection: &Connection,
@@ -297,6 +313,7 @@ fn record(connection: &Connection, row: &Row<'_>) -> Result<TurnRecord, StoreErr
         attempts: row.get("attempts")?,
         accepted: Timestamp::from_millis(row.get("accepted")?),
         outcome: outcome(connection, row, &id)?,
+        pieces: row.get::<_, Option<Vec<u8>>>("pieces")?.map(|bytes| pieces::decode(&bytes)).unwrap_or_default(),
         fingerprint: row.get("fingerprint")?,
         parent: row.get::<_, Option<[u8; 16]>>("parent")?.map(TurnId::from_bytes),
         deliver: deliver.map(|text| text.parse()).transpose().map_err(|_| damaged("target"))?,

@@ -241,6 +241,25 @@ const cases = {
     equal(response.output[0].content[0].text, TRICKY, "text of the finished response");
   },
 
+  async responses_stream_resumed() {
+    const whole = await collect(await client.responses.create({ model: "echo", input: TRICKY, stream: true }));
+    const { id } = whole[0].response;
+    for (const { sequence_number } of whole) {
+      const rest = await collect(
+        await client.responses.retrieve(id, { stream: true, starting_after: sequence_number }),
+      );
+      deepEqual(rest, whole.slice(sequence_number + 1), `after ${sequence_number}`);
+    }
+    // The helper has the whole stream sent again, and passes over what came before by its number.
+    const { sequence_number: starting_after } = whole[6];
+    const stream = client.responses.stream({ response_id: id, starting_after });
+    const deltas = [];
+    stream.on("response.output_text.delta", ({ delta }) => deltas.push(delta));
+    equal((await stream.finalResponse()).output_text, TRICKY, "final text");
+    const expected = whole.slice(7).filter(({ type }) => type === "response.output_text.delta");
+    deepEqual(deltas, expected.map(({ delta }) => delta), "deltas of the rest");
+  },
+
   async responses_stream_helper() {
     const stream = client.responses.stream({ model: "echo", input: LONG });
     let seen = "";

@@ -339,6 +339,23 @@ def responses_stream_helper():
     equal((snapshot, final.output_text), (LONG, LONG), "final text")
 
 
+@case
+def responses_stream_resumed():
+    whole = list(client.responses.create(model="echo", input=TRICKY, stream=True))
+    made = whole[0].response.id
+    equal([e.to_dict() for e in client.responses.retrieve(made, stream=True)], [e.to_dict() for e in whole], "again")
+    for event in whole:
+        after = event.sequence_number
+        rest = list(client.responses.retrieve(made, stream=True, starting_after=after))
+        equal([e.to_dict() for e in rest], [e.to_dict() for e in whole[after + 1 :]], f"after {after}")
+        # The helper has the whole stream sent again, and passes over what came before by its number.
+        with client.responses.stream(response_id=made, starting_after=after) as stream:
+            deltas = [e.delta for e in stream if e.type == "response.output_text.delta"]
+            final = stream.get_final_response()
+        equal(deltas, [e.delta for e in rest if e.type == "response.output_text.delta"], f"deltas after {after}")
+        equal(final.output_text, TRICKY, "final text")
+
+
 # ---- errors
 
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Puts the pinned OpenAI clients into DIR: DIR/venv (Python), DIR/node_modules (Node).
+# Puts the pinned libraries of clients and webhook senders into DIR: DIR/venv (Python), DIR/node_modules (Node).
 # Usage: setup.sh DIR
 # Then:  DIR/venv/bin/python openai_client.py BASE_URL KEY
 #        node DIR/openai_client.mjs BASE_URL KEY
@@ -15,9 +15,9 @@ python=${PYTHON:-python3}
 # Two test processes may ask at once: the second waits and then finds the stamp.
 if command -v flock >/dev/null; then exec 9>"$dir/.lock"; flock 9; fi
 
-# An ES module looks for its packages beside itself, so the script goes to them.
-# Copied on every call, for it may change without the packages changing.
-cp "$here/openai_client.mjs" "$dir/"
+# An ES module looks for its packages beside itself, so the scripts go to them.
+# Copied on every call, for they may change without the packages changing.
+cp "$here"/*.mjs "$dir/"
 
 # The stamp also holds the interpreter versions: a venv dies with its Python.
 stamp=$({ cat "$here/requirements.txt" "$here/package.json" "$here/package-lock.json"

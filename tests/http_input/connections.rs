@@ -10,18 +10,23 @@ use crate::gateway::{Home, PATIENCE, raw};
 
 /// One answer with a content length, from a connection that stays open.
 pub fn read_answer(stream: &mut TcpStream) -> String {
+    try_read_answer(stream).expect("an answer")
+}
+
+/// The same, where it may not come.
+pub fn try_read_answer(stream: &mut TcpStream) -> Result<String, String> {
     stream.set_read_timeout(Some(PATIENCE)).expect("set");
     let mut text = String::new();
     let mut byte = [0];
     while !text.ends_with("\r\n\r\n") {
-        stream.read_exact(&mut byte).unwrap_or_else(|e| panic!("{e} after {text:?}"));
+        stream.read_exact(&mut byte).map_err(|e| format!("{e} after {text:?}"))?;
         text.push(byte[0].into());
     }
     let length =
         text.lines().find_map(|line| line.strip_prefix("content-length: ")).map_or(0, |n| n.parse().expect("a number"));
     let mut body = vec![0; length];
-    stream.read_exact(&mut body).expect("a body");
-    text + &String::from_utf8_lossy(&body)
+    stream.read_exact(&mut body).map_err(|e| format!("{e} after {text:?}"))?;
+    Ok(text + &String::from_utf8_lossy(&body))
 }
 
 #[test]

@@ -7,13 +7,23 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::Random;
+use super::{Random, holders};
 use crate::gateway::{Home, PATIENCE};
 
 /// Rounds of start, kill, start.
 const KILLS: usize = 200;
 /// A kill comes within this time after the start: before, while and after the gateway gets ready.
 const LIFE: Duration = Duration::from_millis(30);
+/// Rounds of a first start, kill, start.
+const FIRST_STARTS: usize = 150;
+/// Rounds of starters on an obstacle, all killed while they move it aside.
+const CROWDS: usize = 100;
+/// Starters in each.
+const CROWD: usize = 3;
+/// A kill of them comes within this time after their starts.
+const TURN: Duration = Duration::from_millis(8);
+/// A kill of a first start comes within this time: it takes a few milliseconds to make a store.
+const FIRST_START: Duration = Duration::from_millis(20);
 /// Rounds of start and SIGTERM.
 const TERMS: usize = 100;
 /// A SIGTERM comes within this time after the start.
@@ -45,6 +55,44 @@ fn two_hundred_kills_at_any_moment_never_block_a_start() {
         gateway.kill();
     }
     eprintln!("{unready} of {KILLS} were killed before they were ready; the slowest start took {slowest:?}");
+}
+
+/// A store that is just being made is another thing to be killed in than one that is there.
+#[test]
+fn a_first_start_that_is_killed_at_any_moment_blocks_no_second() {
+    let mut random = Random::seeded("first starts");
+    for _ in 0..FIRST_STARTS {
+        let home = Home::new();
+        let mut victim = spawn(&home, "victim");
+        random.pass(FIRST_START);
+        victim.kill().and_then(|()| victim.wait()).expect("a child");
+        let gateway = home.start();
+        assert_eq!(gateway.ask("second"), "second");
+    }
+}
+
+#[test]
+fn starters_that_are_killed_while_they_move_an_obstacle_aside_block_nobody() {
+    let home = Home::new();
+    fs::create_dir(home.runtime()).expect("made");
+    let mut random = Random::seeded("crowds");
+    let mut moved = 0;
+    for round in 1..=CROWDS {
+        fs::create_dir_all(home.pid_file().join("precious")).expect("an obstacle");
+        let mut victims: Vec<_> = (0..CROWD).map(|n| spawn(&home, &format!("victim {n}"))).collect();
+        random.pass(TURN);
+        for victim in &mut victims {
+            victim.kill().and_then(|()| victim.wait()).expect("a child");
+        }
+        moved += usize::from(!home.pid_file().is_dir());
+        let mut gateway = home.start();
+        assert_eq!(holders(&home.pid_file()), [gateway.pid()]);
+        gateway.kill();
+        let kept = |n| home.runtime().join(format!("gateway.pid.set-aside.{n}/precious")).is_dir();
+        assert!((1..=round).all(kept) && !kept(round + 1), "round {round}: each obstacle was moved once");
+        fs::remove_file(home.pid_file()).expect("a file is there");
+    }
+    eprintln!("in {moved} of {CROWDS} rounds somebody had moved it before all were killed");
 }
 
 #[test]

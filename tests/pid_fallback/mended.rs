@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
+use super::holders::contend;
 use super::namespaces::{UNSHARE, can_unshare, mounted, start};
 use super::restart::{observe_restarts, overtake_restarts};
 use super::{NO_UNIT, can_run, ended, said};
@@ -136,7 +137,33 @@ fn each_request_during_restarts_is_answered() {
 
 #[test]
 fn no_sigterm_is_lost_around_a_restart() {
-    assert_eq!(overtake_restarts(200, Duration::from_millis(8)).lost, 0);
+    let overtaken = overtake_restarts(200, Duration::from_millis(8));
+    assert_eq!((overtaken.lost, overtaken.deaf), (0, 0), "each was heard, by the one life or the next");
+}
+
+#[test]
+fn a_blocked_sigterm_of_the_parent_is_heard() {
+    if !can_run("a blocked signal", &["env", "--block-signal=TERM", "true"]) {
+        return;
+    }
+    let home = Home::new();
+    let mut gateway = home.start_by(home.wrapped("env", &["--block-signal=TERM", BINARY], "run"));
+    assert!(gateway.terminate().success());
+    // Sent before the program begins, and pending since.
+    let early = ["--block-signal=TERM", "sh", "-c", "kill -TERM $$; exec \"$@\"", "sh", BINARY];
+    let output = ended(home.wrapped("env", &early, "run"));
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+#[test]
+fn of_many_starters_on_an_obstacle_one_wins() {
+    for _ in 0..20 {
+        let home = Home::new();
+        fs::create_dir_all(home.pid_file().join("precious")).expect("a directory");
+        contend(&home);
+        let aside = home.runtime().join("gateway.pid.set-aside.1/precious");
+        assert!(aside.is_dir(), "the obstacle was kept");
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
 
-use super::{Random, control, ended, said};
+use super::{Random, can_run, control, ended, said};
 use crate::gateway::{BINARY, Home};
 
 /// Restarts under observation.
@@ -148,7 +148,7 @@ fn a_restart_runs_the_binary_that_lies_there_now() {
 pub struct Overtaken {
     clean: u32,
     /// Died of it: it came when the next program had no handlers yet.
-    deaf: u32,
+    pub deaf: u32,
     /// Did not end.
     pub lost: u32,
 }
@@ -187,6 +187,54 @@ pub fn overtake_restarts(rounds: u32, soon: Duration) -> Overtaken {
     }
     eprintln!("of {rounds}: {all:?}");
     all
+}
+
+#[test]
+fn a_sighup_right_after_a_restart_ends_nobody() {
+    let home = Home::new();
+    let mut random = Random::seeded("overtaken restarts");
+    let mut gateway = home.start();
+    for generation in 1..=60 {
+        let accepted = control(&home, "POST /restart").expect("it answers");
+        assert!(accepted.starts_with("HTTP/1.1 202"), "{accepted}");
+        random.pass(Duration::from_millis(8));
+        gateway.signal(Signal::HUP);
+        gateway.await_fact("the next life serves", |gateway| {
+            gateway.status().is_some_and(|s| s["state"] == "running" && s["identity"]["generation"] == generation)
+        });
+    }
+    assert!(gateway.terminate().success());
+}
+
+/// By proc_pid_status(5): which threads have a signal blocked that asks for something.
+fn holding_signals(pid: u32) -> Vec<String> {
+    let asking = [Signal::TERM, Signal::INT, Signal::HUP].iter().fold(0, |set, s| set | 1u64 << (s.as_raw() - 1));
+    let blocks = |status: &String| {
+        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).expect("a mask");
+        u64::from_str_radix(blocked.trim(), 16).expect("a mask") & asking != 0
+    };
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("its threads").flatten();
+    tasks.filter_map(|task| fs::read_to_string(task.path().join("status")).ok()).filter(blocks).collect()
+}
+
+#[test]
+fn a_gateway_that_serves_holds_no_signal_whatever_its_parent_left_it() {
+    let blocked = ["--block-signal=TERM", "--block-signal=INT", "--block-signal=HUP"];
+    if !can_run("blocked signals", &[&["env"][..], &blocked, &["true"]].concat()) {
+        return;
+    }
+    let home = Home::new();
+    let mut gateway = home.start_by(home.wrapped("env", &[&blocked[..], &[BINARY]].concat(), "run"));
+    for life in 0..3 {
+        // Its children would inherit what any of its threads held. While a thread begins, the C library holds all.
+        gateway.await_fact("no thread holds a signal", |gateway| holding_signals(gateway.pid()).is_empty());
+        if life < 2 {
+            restart(&home);
+        }
+    }
+    gateway.signal(Signal::HUP);
+    gateway.await_fact("it reloads", |gateway| gateway.log().contains("reloaded"));
+    assert!(gateway.terminate().success());
 }
 
 #[test]

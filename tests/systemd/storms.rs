@@ -11,12 +11,14 @@ use crate::machine::Machine;
 
 /// A client that sends all the time, until its standard input closes; then it prints what it saw.
 const CLIENT: &str = include_str!("client.py");
+/// Forty clients, half of them on kept connections, with two hundred turns a second each half.
+const LOAD: &str = include_str!("load.py");
 
 struct Client(Child);
 
 impl Client {
-    fn start(machine: &Machine) -> Self {
-        Self(machine.spawn_person(&["python3", "-c", CLIENT, "8642"]))
+    fn start(machine: &Machine, script: &str) -> Self {
+        Self(machine.spawn_person(&["python3", "-c", script, "8642"]))
     }
 
     fn end(mut self) -> Value {
@@ -35,7 +37,7 @@ fn jitter(n: u64, below: u64) -> Duration {
 #[test]
 fn a_hundred_kills_under_a_client_refuse_nobody() {
     let Some(machine) = installed() else { return };
-    let client = Client::start(&machine);
+    let client = Client::start(&machine, CLIENT);
     for n in 0..100 {
         // Random moments are the point here, not a wait for anything: some hit a start, some a running turn.
         std::thread::sleep(jitter(n, 700));
@@ -55,13 +57,30 @@ fn a_hundred_kills_under_a_client_refuse_nobody() {
 #[test]
 fn restarts_under_a_client_refuse_nobody() {
     let Some(machine) = installed() else { return };
-    let client = Client::start(&machine);
+    let client = Client::start(&machine, CLIENT);
     for _ in 0..10 {
         machine.person(&["systemctl", "--user", "restart", "hermes-gateway"]).ok();
         machine.person(&["hermes-gateway", "restart"]).ok();
     }
     let seen = client.end();
     assert_eq!(seen["refused"], 0, "{seen}");
+}
+
+#[test]
+fn restarts_under_load_fail_no_request() {
+    let Some(machine) = installed() else { return };
+    let load = Client::start(&machine, LOAD);
+    let answered = || machine.person_sh("curl -sS http://127.0.0.1:8642/health").success();
+    for _ in 0..10 {
+        machine.person(&["systemctl", "--user", "restart", "hermes-gateway"]).ok();
+        machine.await_fact("it serves again", PATIENCE, answered);
+        // A while of load between two restarts; there is no fact to wait for.
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let seen = load.end();
+    println!("10 restarts under load: {seen}");
+    assert_eq!(seen["failed"], Value::Array(Vec::new()), "{seen}");
+    assert!(seen["answered"].as_u64().is_some_and(|n| n > 1000), "{seen}");
 }
 
 #[test]

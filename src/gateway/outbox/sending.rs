@@ -88,34 +88,22 @@ impl Outbox {
     fn judge(&self, delivery: &Delivery, desk: Option<&Desk>, result: Result<Receipt, SendError>) -> Settlement {
         let horizon = desk.map_or(Duration::MAX, |desk| desk.limits.horizon);
         let settlement = settlement(delivery, result, horizon, Timestamp::now(), dice());
-        let (number, target) = (delivery.number, delivery.target.to_string());
+        let platform = delivery.target.platform();
         let outcome = match &settlement {
-            Settlement::Sent(_) => {
-                tracing::info!(delivery = number, platform = delivery.target.platform(), "delivered");
-                "sent"
-            }
-            Settlement::Retry { reason, wait, .. } => {
-                let wait = in_words(*wait);
-                tracing::warn!(delivery = number, target, error = reason, "not delivered; trying again in {wait}");
-                "retried"
-            }
-            Settlement::Dead(reason) => {
-                tracing::error!(
-                    delivery = number,
-                    target,
-                    error = reason,
-                    "not delivered and given up; `hermes-gateway outbox show {number}` has it"
-                );
-                "dead"
-            }
+            Settlement::Sent(_) => "sent",
+            Settlement::Retry { .. } => "retried",
+            Settlement::Dead(_) => "dead",
         };
-        if let Some(desk) = desk {
-            desk.set_trouble(match &settlement {
-                Settlement::Sent(_) => None,
-                Settlement::Retry { reason, .. } | Settlement::Dead(reason) => Some(reason.clone()),
-            });
+        let reason = match &settlement {
+            Settlement::Sent(_) => None,
+            Settlement::Retry { reason, .. } | Settlement::Dead(reason) => Some(reason.clone()),
+        };
+        let before = self.set_trouble(platform, desk, reason.clone());
+        tell(delivery, &settlement, before.is_some() && before == reason);
+        if before.is_some() && reason.is_none() {
+            tracing::info!(platform, "the platform takes deliveries again");
         }
-        let labels = DeliveryLabels { platform: delivery.target.platform().to_owned(), outcome };
+        let labels = DeliveryLabels { platform: platform.to_owned(), outcome };
         self.inner.meters.deliveries.get_or_create(&labels).inc();
         settlement
     }
@@ -142,6 +130,28 @@ impl Outbox {
             }
         }
         None
+    }
+}
+
+/// Says what came of an attempt. A trouble that lasts is told once: a thousand chats that wait for the same endpoint need
+/// no thousand lines.
+fn tell(delivery: &Delivery, settlement: &Settlement, known: bool) {
+    let (number, target) = (delivery.number, delivery.target.to_string());
+    match settlement {
+        Settlement::Sent(_) => tracing::debug!(delivery = number, target, "delivered"),
+        Settlement::Retry { reason, .. } if known => {
+            tracing::debug!(delivery = number, target, error = reason, "not delivered, as before");
+        }
+        Settlement::Retry { reason, wait, .. } => {
+            let wait = in_words(*wait);
+            tracing::warn!(delivery = number, target, error = reason, "not delivered; trying again in {wait}");
+        }
+        Settlement::Dead(reason) => tracing::error!(
+            delivery = number,
+            target,
+            error = reason,
+            "not delivered and given up; `hermes-gateway outbox show {number}` has it"
+        ),
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 
 use super::*;
 use crate::model::delivery::State;
@@ -23,6 +24,8 @@ impl Home {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let (store, owner) = Store::open(dir.path(), Arc::default()).expect("opens");
         let raw = Connection::open(dir.path().join(FILE_NAME)).expect("opens");
+        // As the store's own: plans depend on no values.
+        raw.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).expect("set");
         Self { _dir: dir, store, _owner: owner, raw }
     }
 

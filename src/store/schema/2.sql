@@ -9,6 +9,8 @@ CREATE UNIQUE INDEX turns_of_session ON turns (session, seq);
 ALTER TABLE turns ADD COLUMN deliver TEXT;
 -- How many of the attempts ended in order, with the gateway: those are nobody's fault.
 ALTER TABLE turns ADD COLUMN deferrals INTEGER NOT NULL DEFAULT 0;
+-- The lengths of the pieces in which a response was said: who reads it again by event numbers gets the same events.
+ALTER TABLE turns ADD COLUMN pieces BLOB;
 -- Pruning looks for the oldest that have ended.
 CREATE INDEX turns_ended ON turns (ended) WHERE ended IS NOT NULL;
 
@@ -21,8 +23,17 @@ ALTER TABLE sessions ADD COLUMN active INTEGER NOT NULL DEFAULT 0;
 UPDATE sessions SET active = coalesce(
     (SELECT accepted FROM turns WHERE turns.session = sessions.id ORDER BY seq DESC LIMIT 1), created);
 CREATE INDEX sessions_active ON sessions (active);
+
 -- The conversation begins with this turn; earlier ones are kept and fall silent.
 ALTER TABLE sessions ADD COLUMN fresh_from INTEGER NOT NULL DEFAULT 0;
+
+-- What agents keep of a session between two turns, each in its own words.
+CREATE TABLE memories (
+    session  INTEGER NOT NULL REFERENCES sessions,
+    agent    TEXT    NOT NULL,
+    content  TEXT    NOT NULL,
+    PRIMARY KEY (session, agent)
+) STRICT, WITHOUT ROWID;
 
 -- Messages that platforms brought: each becomes part of a turn once, however often it is brought.
 CREATE TABLE inbox (
