@@ -237,3 +237,49 @@ fn a_turn_is_told_to_whoever_knows_its_id_and_the_key() {
     let head = "GET /v1/turns/019c0000000070008000000000000001 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     assert_eq!(crate::gateway::raw(gateway.address(), head.as_bytes()).status, 401);
 }
+
+#[test]
+fn whoever_looks_is_told_of_what_waits_and_what_was_given_up() {
+    let home = Home::new();
+    let mut gateway = home.start();
+    let status = said(&home, "status", &[]);
+    assert!(!status.contains("outbox") && !status.contains("platform"), "{status}");
+    let parts = gateway.request("GET", "/health/ready", "").json()["parts"].clone();
+    assert_eq!(parts["platforms"], serde_json::json!({}));
+    assert_eq!((&parts["outbox"]["pending"], &parts["outbox"]["oldest_pending_seconds"]), (&0.into(), &Value::Null));
+    assert!(gateway.terminate().success());
+
+    let (refusing, receiver) = (Receiver::start(), Receiver::start());
+    refusing.answer_next(&[(404, "")]);
+    plant(
+        &home,
+        &[("bad:1", "pending", "a"), ("bad:1", "pending", "b"), ("gone:1", "pending", "c"), ("ok:1", "dead", "d")],
+    );
+    home.configure(&format!("{}{}", platform("bad", &refusing, ""), platform("ok", &receiver, "")));
+    let mut gateway = home.start();
+    let report = |gateway: &crate::gateway::Gateway| gateway.status().expect("a status")["parts"].clone();
+    gateway.await_fact("both troubles are known", |gateway| {
+        let platforms = report(gateway)["platforms"].clone();
+        ["bad", "gone"].iter().all(|name| platforms[name]["ok"] == false)
+    });
+    let parts = report(&gateway);
+    assert_eq!(parts["platforms"]["ok"], serde_json::json!({ "kind": "callback", "ok": true, "trouble": null }));
+    assert!(parts["platforms"]["bad"]["trouble"].as_str().is_some_and(|text| text.contains("404")), "{parts}");
+    assert_eq!(parts["platforms"]["gone"]["kind"], Value::Null);
+    let outbox = &parts["outbox"];
+    assert_eq!((&outbox["ok"], &outbox["pending"], &outbox["leased"]), (&true.into(), &3.into(), &0.into()));
+    assert!(outbox["dead"] == 1 && outbox["oldest_pending_seconds"].as_u64() > Some(60), "{outbox}");
+    // It is no reason to take no turns.
+    assert_eq!(gateway.request("GET", "/health/ready", "").status, 200);
+    let metrics = gateway.request("GET", "/metrics", "").body;
+    assert!(metrics.contains("\nhermes_deliveries_waiting 3\n") && metrics.contains("\nhermes_deliveries_dead 1\n"));
+    let line = gateway.status().expect("a status")["status"].as_str().expect("text").to_owned();
+    assert!(line.ends_with("; 3 deliveries waiting, 1 dead"), "{line}");
+    let status = said(&home, "status", &[]);
+    assert!(status.contains("  outbox    3 waiting, the first of them for "), "{status}");
+    assert!(status.contains("; 1 given up; 'hermes-gateway outbox list --state dead' names them\n"), "{status}");
+    assert!(
+        status.contains("  platform  bad (callback), TROUBLE: ") && status.contains("  platform  ok (callback), ok\n")
+    );
+    assert!(status.contains("  platform  gone (not configured), TROUBLE: there is no platform 'gone'"), "{status}");
+}

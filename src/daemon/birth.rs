@@ -232,6 +232,8 @@ pub async fn assemble(frame: &Frame, config: &Config, handshake: &Handshake, hol
     let gateway =
         Gateway::new(store.clone(), outbox.clone(), turns, agents, tasks.clone(), stop.clone(), meters.clone());
     recover(frame, &store, &gateway, config.turns.max_attempts).await?;
+    outbox.census().await?;
+    tasks.spawn("census", outbox.clone().keep_count());
     tasks.spawn("outbox", outbox.run());
     let retention = Retention::new(store.clone(), config.retention.clone(), stop.clone());
     tasks.spawn("retention", retention.clone().run());
