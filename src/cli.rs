@@ -12,15 +12,22 @@ use crate::service::directories::{self, Directories, Scope, Wishes};
 use crate::service::handshake::{Handshake, Supervisor, UnitDirectories};
 use crate::service::mask;
 
+mod backup;
 mod check;
 mod client;
 mod install;
+mod lists;
+mod outbox;
 mod reload;
 mod restart;
 mod run;
 mod send;
+mod sessions;
 mod status;
 mod stop;
+mod table;
+mod turns;
+mod words;
 
 /// The gateway between chats and AI agents, as a systemd service.
 #[derive(Debug, Parser)]
@@ -48,6 +55,14 @@ enum Command {
     Restart(restart::Restart),
     /// Make the gateway read its configuration again
     Reload(reload::Reload),
+    /// Look at what goes out; send again or drop what was given up
+    Outbox(outbox::Outbox),
+    /// Look at the conversations; begin one anew, export one
+    Sessions(sessions::Sessions),
+    /// Look at what was asked and what came of it
+    Turns(turns::Turns),
+    /// Copy all that is kept into a file, while the gateway works
+    Backup(backup::Backup),
     /// Check the configuration, all of it at once
     Check(check::Check),
     /// Install, enable and start the service
@@ -177,6 +192,10 @@ fn execute(command: Command, handshake: Handshake) -> Result<Exit, Failure> {
             Command::Stop(stop) => stop::execute(&stop).await,
             Command::Restart(restart) => restart::execute(&restart).await,
             Command::Reload(reload) => reload::execute(&reload).await,
+            Command::Outbox(outbox) => outbox::execute(&outbox).await,
+            Command::Sessions(sessions) => sessions::execute(&sessions).await,
+            Command::Turns(turns) => turns::execute(&turns).await,
+            Command::Backup(backup) => backup::execute(&backup).await,
             Command::Install(install) => install::execute(&install).await,
             Command::Uninstall(uninstall) => install::execute_uninstall(&uninstall).await,
             Command::Run(_) | Command::Check(_) | Command::Completions { .. } | Command::Man => Ok(Exit::Ok),

@@ -52,6 +52,8 @@ pub struct Config {
     pub http: http::Config,
     /// The bounds of the gateway's work.
     pub turns: gateway::Config,
+    /// How long things are kept.
+    pub retention: gateway::retention::Config,
     /// Who answers when nobody says.
     pub default_agent: String,
     /// Who can answer.
@@ -137,6 +139,8 @@ impl Config {
             ("turns.max_queued".into(), self.turns.max_queued.to_string()),
             ("turns.max_attempts".into(), self.turns.max_attempts.to_string()),
             ("turns.timeout".into(), in_words(self.turns.timeout)),
+            ("retention.keep".into(), in_words(self.retention.keep)),
+            ("retention.max_size".into(), named(&self.retention.max_size.map(|bytes| format!("{bytes} bytes")))),
             ("agents.default".into(), self.default_agent.clone()),
             ("log.level".into(), self.log_level.to_string()),
             ("stop.grace".into(), in_words(self.stop_grace)),

@@ -277,6 +277,7 @@ struct Parts {
     commands: tokio::sync::mpsc::Receiver<crate::http::control::Command>,
     http: tokio::sync::watch::Sender<crate::http::Config>,
     key: tokio::sync::watch::Sender<Arc<crate::secret::SecretString>>,
+    retention: crate::gateway::Retention,
     webhooks: tokio::sync::watch::Sender<crate::http::webhooks::Webhooks>,
     ready: Ready,
 }

@@ -28,6 +28,7 @@ mod mark;
 mod outbox;
 mod pace;
 mod reply;
+pub mod retention;
 mod turn;
 
 use gathering::Gatherings;
@@ -38,6 +39,7 @@ pub use live::{Progress, Resumed, Watch};
 pub use mark::{Mark, Told};
 pub use outbox::Outbox;
 pub use reply::PARKED_NOTICE;
+pub use retention::Retention;
 use turn::Assignment;
 
 /// The bounds of the gateway's work.

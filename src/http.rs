@@ -32,6 +32,7 @@ mod responses;
 pub mod server;
 mod sse;
 mod telling;
+mod turns;
 pub mod webhooks;
 
 use control::Command;
@@ -82,6 +83,7 @@ pub fn api_router(api: Api) -> Router {
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/responses", post(responses::create))
         .route("/v1/responses/{id}", get(responses::show))
+        .route("/v1/turns/{id}", get(turns::show))
         .route("/health/ready", get(health::ready))
         .route("/metrics", get(health::metrics))
         .route_layer(middleware::from_fn_with_state(api.clone(), auth::require_key));
@@ -97,7 +99,17 @@ pub fn api_router(api: Api) -> Router {
 pub fn control_router(api: Api) -> Router {
     let router = Router::new()
         .route("/status", get(control::status))
-        .route("/turns", post(control::send))
+        .route("/turns", post(control::send).get(control::turns::list))
+        .route("/turns/{id}", get(control::turns::show))
+        .route("/outbox", get(control::outbox::list))
+        .route("/outbox/{number}", get(control::outbox::show))
+        .route("/outbox/retry", post(control::outbox::retry))
+        .route("/outbox/drop", post(control::outbox::drop_them))
+        .route("/backup", get(control::backup::backup))
+        .route("/sessions", get(control::sessions::list))
+        .route("/sessions/{id}", get(control::sessions::show))
+        .route("/sessions/{id}/reset", post(control::sessions::reset))
+        .route("/sessions/{id}/export", get(control::sessions::export))
         .route("/stop", post(control::stop))
         .route("/restart", post(control::restart))
         .route("/reload", post(control::reload))

@@ -62,6 +62,10 @@ pub struct Meters {
     pub inbound: Family<InboundLabels, Counter>,
     /// Attempts to deliver.
     pub deliveries: Family<DeliveryLabels, Counter>,
+    /// Deliveries that wait or are being sent, as they were counted last.
+    pub deliveries_waiting: Gauge,
+    /// Deliveries that were given up and are kept, as they were counted last.
+    pub deliveries_dead: Gauge,
     /// Requests answered.
     pub http_requests: Family<RequestLabels, Counter>,
     /// Connections open.
@@ -81,6 +85,8 @@ impl Default for Meters {
             turn_seconds: Histogram::new(exponential_buckets(0.001, 4.0, 10)),
             inbound: Family::default(),
             deliveries: Family::default(),
+            deliveries_waiting: Gauge::default(),
+            deliveries_dead: Gauge::default(),
             http_requests: Family::default(),
             http_connections: Gauge::default(),
             store_commit_seconds: Histogram::new(exponential_buckets(0.0001, 4.0, 9)),
@@ -100,6 +106,9 @@ impl Meters {
         registry.register_with_unit("turn", "From acceptance to end", seconds(), self.turn_seconds.clone());
         registry.register("inbound_messages", "Messages that platforms brought", self.inbound.clone());
         registry.register("deliveries", "Attempts to deliver", self.deliveries.clone());
+        let (waiting, dead) = (self.deliveries_waiting.clone(), self.deliveries_dead.clone());
+        registry.register("deliveries_waiting", "Deliveries that wait or are being sent", waiting);
+        registry.register("deliveries_dead", "Deliveries that were given up and are kept", dead);
         registry.register("http_requests", "Requests answered", self.http_requests.clone());
         registry.register("http_connections", "Connections open", self.http_connections.clone());
         let commit = self.store_commit_seconds.clone();

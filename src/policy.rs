@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod lives;
+pub mod retention;
 pub mod session;
 pub mod signature;
 pub mod split;

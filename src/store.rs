@@ -9,15 +9,18 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use rusqlite::Connection;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::meter::Meters;
 
+pub mod backup;
+pub mod browse;
 mod condition;
 mod error;
 mod inbox;
 mod outbox;
 mod pieces;
+mod prune;
 mod schema;
 mod sessions;
 mod turns;
@@ -26,7 +29,8 @@ mod writer;
 use condition::Condition;
 pub use error::{OpenError, StoreError};
 pub use inbox::{Arrival, Received};
-pub use outbox::{Due, MAX_AHEAD_MS};
+pub use outbox::{Due, HandReport, MAX_AHEAD_MS, MAX_BY_HAND, Refused};
+pub use prune::{Amount, Place, PruneTurns, Pruned};
 pub use turns::{Ending, Recorded, Released, Unfinished};
 
 /// The database's file name in the state directory.
@@ -42,6 +46,9 @@ pub struct Store {
     writes: mpsc::Sender<writer::Request>,
     reads: mpsc::Sender<Read>,
     condition: Arc<Condition>,
+    directory: Arc<Path>,
+    /// The right to have a copy.
+    copies: Arc<Semaphore>,
 }
 
 /// The store's threads. Its end joins them, after everything queued is done.
@@ -69,7 +76,8 @@ impl Store {
             join(reader);
         })?;
         let condition = Arc::new(Condition::new(&path));
-        Ok((Self { writes, reads, condition }, StoreOwner { writer }))
+        let (directory, copies) = (directory.into(), backup::places());
+        Ok((Self { writes, reads, condition, directory, copies }, StoreOwner { writer }))
     }
 
     /// Runs `work` in a transaction and returns when it is on disk.

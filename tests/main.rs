@@ -3,6 +3,7 @@
 //! Tests wait for facts. What needs root or systemd says so loudly when it skips, and never skips in CI.
 
 mod acp;
+mod backup;
 mod clients;
 mod clock;
 mod crashes;
@@ -10,6 +11,7 @@ mod disk;
 mod drain;
 mod gateway;
 mod http_input;
+mod inside;
 mod layers;
 mod machine;
 mod notify;
@@ -18,6 +20,7 @@ mod pid_fallback;
 mod power_loss;
 mod receiver;
 mod reload;
+mod retention;
 mod store_faults;
 mod streams;
 mod systemd;

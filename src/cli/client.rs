@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::net::UnixStream;
@@ -46,12 +47,18 @@ pub enum ClientError {
 #[derive(Debug, Clone)]
 pub struct Client {
     socket: PathBuf,
+    patience: Duration,
 }
 
 impl Client {
     /// For the gateway with this control socket.
     pub fn new(socket: PathBuf) -> Self {
-        Self { socket }
+        Self { socket, patience: PATIENCE }
+    }
+
+    /// For questions that take longer to answer.
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// The control socket.
@@ -61,7 +68,21 @@ impl Client {
 
     /// Calls and reads the whole answer.
     pub async fn call<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, ClientError> {
-        let response = self.open(method, path, Body::empty()).await?;
+        self.read(self.open(method, path, Body::empty()).await?).await
+    }
+
+    /// The same with a JSON body.
+    pub async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body).map_err(|e| ClientError::Silent(e.to_string()))?;
+        self.read(self.open(method, path, body.into()).await?).await
+    }
+
+    async fn read<T: DeserializeOwned>(&self, response: Response<Incoming>) -> Result<T, ClientError> {
         let body = response.into_body().collect().await.map_err(|e| ClientError::Silent(e.to_string()))?;
         serde_json::from_slice(&body.to_bytes()).map_err(|e| ClientError::Silent(e.to_string()))
     }
@@ -79,8 +100,8 @@ impl Client {
         headers: HeaderMap,
         body: Body,
     ) -> Result<Response<Incoming>, ClientError> {
-        let answered = tokio::time::timeout(PATIENCE, self.request(method, path, headers, body)).await;
-        let response = answered.map_err(|_| ClientError::Silent(format!("no answer within {PATIENCE:?}")))??;
+        let answered = tokio::time::timeout(self.patience, self.request(method, path, headers, body)).await;
+        let response = answered.map_err(|_| ClientError::Silent(format!("no answer within {:?}", self.patience)))??;
         if response.status().is_success() {
             return Ok(response);
         }

@@ -7,6 +7,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use super::client::{Client, ClientError};
+use super::words::one_line;
 use super::{Failure, Which};
 use crate::exit::Exit;
 use crate::model::time::in_words;
@@ -196,10 +197,36 @@ fn print_process(report: &Value) {
     line("agents", &format!("{}; default {}", agents.join(", "), text(&parts["agents"]["default"])));
     let turns = &parts["turns"];
     line("turns", &format!("{} running, {} waiting", number(&turns["running"]), number(&turns["queued"])));
+    print_deliveries(parts);
     line("config", &text(&identity["config_file"]));
     line("API key", &text(&identity["key_source"]));
     if let Some(reload) = report["last_reload"].as_str() {
         line("reload", reload);
+    }
+}
+
+/// Only where there is something to say.
+fn print_deliveries(parts: &Value) {
+    let number = |name: &str| parts["outbox"][name].as_u64().unwrap_or(0);
+    let (pending, leased, dead) = (number("pending"), number("leased"), number("dead"));
+    let mut told = Vec::new();
+    if pending > 0 {
+        let oldest = in_words(Duration::from_secs(number("oldest_pending_seconds")));
+        told.push(format!("{pending} waiting, the first of them for {oldest}"));
+    }
+    told.extend((leased > 0).then(|| format!("{leased} being sent")));
+    told.extend((dead > 0).then(|| format!("{dead} given up; 'hermes-gateway outbox list --state dead' names them")));
+    if !told.is_empty() {
+        line("outbox", &told.join("; "));
+    }
+    let platforms = parts["platforms"].as_object().into_iter().flatten();
+    for (name, platform) in platforms {
+        let kind = platform["kind"].as_str().unwrap_or("not configured");
+        let state = match platform["trouble"].as_str() {
+            Some(trouble) => format!("TROUBLE: {}", one_line(trouble, None)),
+            None => "ok".to_owned(),
+        };
+        line("platform", &format!("{name} ({kind}), {state}"));
     }
 }
 

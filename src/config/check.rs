@@ -15,11 +15,13 @@ use crate::{gateway, http};
 
 mod platforms;
 mod programs;
+mod retention;
 mod rules;
 mod webhooks;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// The name of the embedded agent.
@@ -48,6 +50,7 @@ pub fn check(root: &Table, problems: &mut Vec<Problem>) -> Config {
     };
     turns.finish(problems);
 
+    let retention = retention::check(&mut root, problems);
     let (default_agent, agents) = agents(&mut root, problems);
     let platforms = platforms::check(&mut root, problems);
     let webhooks = webhooks::check(&mut root, &agents, &platforms, problems);
@@ -67,6 +70,7 @@ pub fn check(root: &Table, problems: &mut Vec<Problem>) -> Config {
         key,
         http: http_config,
         turns: turns_config,
+        retention,
         default_agent,
         agents,
         platforms,

@@ -124,7 +124,9 @@ impl<'a> Section<'a> {
     ) -> usize {
         let expected = format!("a size from {} to {} bytes, like \"10MiB\"", range.start(), range.end());
         let size = self.parsed(key, &expected, problems, |value| match value {
-            Value::Text(text) => parse_size(text).filter(|size| range.contains(size)),
+            Value::Text(text) => {
+                parse_size(text).and_then(|size| size.try_into().ok()).filter(|size| range.contains(size))
+            }
             _ => None,
         });
         size.unwrap_or(default)
@@ -191,9 +193,10 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     }
 }
 
-fn parse_size(text: &str) -> Option<usize> {
+/// A size like `10MiB`, in bytes.
+pub fn parse_size(text: &str) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
-    let number: usize = text[..digits].parse().ok()?;
+    let number: u64 = text[..digits].parse().ok()?;
     let unit = match text[digits..].trim() {
         "B" => 1,
         "KiB" => 1 << 10,

@@ -139,6 +139,22 @@ fn drop_ins_replace_key_by_key_in_the_order_of_their_names() {
 }
 
 #[test]
+fn how_long_things_are_kept_has_bounds_in_words() {
+    let kept = |text: &str| load_text(&format!("[retention]\n{text}\n")).map(|config| config.retention);
+    let config = kept("keep = \"30d\"\nmax_size = \"2GiB\"").expect("valid");
+    assert_eq!((config.keep.as_secs(), config.max_size), (30 * 86_400, Some(2 << 30)));
+    assert_eq!(kept("max_size = \"0\"").expect("valid").max_size, None);
+    for (wrong, told) in [
+        ("keep = \"59m\"", "expected a duration from \"1h\" to \"36500d\", like \"30s\", found \"59m\""),
+        ("max_size = \"1KiB\"", "at least \"1MiB\", like \"2GiB\", found \"1KiB\""),
+        ("max_size = 0", "found 0"),
+    ] {
+        let problems = kept(wrong).expect_err("a problem");
+        assert!(problems.len() == 1 && problems[0].contains(told), "{problems:?}");
+    }
+}
+
+#[test]
 fn changes_are_sorted_into_applicable_and_waiting() {
     let new = load_text(
         "[http]\nlisten = [\"[::1]:1\"]\nmax_body = \"1MiB\"\nmax_connections = 2\n[agents.b]\nkind = \"echo\"\n\

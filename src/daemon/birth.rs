@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{Hold, Parts, Ready, StartError, is_supervised, key_source, meters, places, read_key};
 use crate::agent::{Agents, Surroundings, worker_of};
 use crate::config::{Config, Listen};
-use crate::gateway::{Gateway, Outbox, PARKED_NOTICE};
+use crate::gateway::{Gateway, Outbox, PARKED_NOTICE, Retention};
 use crate::http::health::{Identity, Vitals};
 use crate::http::server::{Peers, Probe, Service};
 use crate::http::webhooks::Webhooks;
@@ -246,7 +246,11 @@ pub async fn assemble(frame: &Frame, config: &Config, handshake: &Handshake, hol
         }
         other => other,
     })?;
+    outbox.census().await?;
+    tasks.spawn("census", outbox.clone().keep_count());
     tasks.spawn("outbox", outbox.run());
+    let retention = Retention::new(store.clone(), config.retention.clone(), stop.clone());
+    tasks.spawn("retention", retention.clone().run());
     let vitals = Vitals::new(identity(frame, config, handshake, hold), frame.notifier.clone());
     let (http, http_config) = watch::channel(config.http.clone());
     let (key, api_key) = watch::channel(key);
@@ -269,7 +273,7 @@ pub async fn assemble(frame: &Frame, config: &Config, handshake: &Handshake, hol
     }
     let ready =
         Ready { http: places(hold.http()), key_source: key_source(config, &frame.directories.state).0.to_string() };
-    Ok(Parts { api, tasks, stop, owner, commands: command_queue, around, http, key, webhooks, ready })
+    Ok(Parts { api, tasks, stop, owner, commands: command_queue, around, http, key, webhooks, retention, ready })
 }
 
 /// What agents that are programs get from us.

@@ -74,5 +74,11 @@ pub fn status(parts: &Parts) -> String {
         (running, 0) => line.push_str(&format!("; {running} turns running")),
         (running, queued) => line.push_str(&format!("; {running} turns running, {queued} waiting")),
     }
+    match parts.api.gateway.outbox().load() {
+        (0, 0) => {}
+        (waiting, 0) => line.push_str(&format!("; {waiting} deliveries waiting")),
+        (0, dead) => line.push_str(&format!("; {dead} deliveries dead")),
+        (waiting, dead) => line.push_str(&format!("; {waiting} deliveries waiting, {dead} dead")),
+    }
     line
 }

@@ -44,6 +44,7 @@ fn apply(frame: &Frame, running: &mut Config, new: Config, key: Arc<SecretString
     let before = parts.api.gateway.agents();
     let agents = Agents::new(&new.default_agent, &new.agents, &parts.around, Some(&before));
     parts.api.gateway.reconfigure(new.turns.clone(), agents);
+    parts.retention.reconfigure(new.retention.clone());
     let outbox = parts.api.gateway.outbox();
     outbox.reconfigure(Platforms::new(&new.platforms, Some(&outbox.platforms())));
     let webhooks = Webhooks::new(&new.webhooks, Some(&parts.webhooks.borrow()));

@@ -21,6 +21,7 @@ use crate::platform::{Limits, Platform, Platforms};
 use crate::stop::{Stop, Tasks};
 use crate::store::Store;
 
+mod census;
 mod sending;
 
 /// Chats that the scheduler takes up at once; the next ones when these are through.
@@ -119,11 +120,13 @@ impl Outbox {
         self.desk(platform).map(|desk| desk.limits)
     }
 
-    /// Each platform's name, and what went wrong since it last took something.
+    /// Each platform's name, and what went wrong since it last took something. Those that are missing and wanted, too.
     pub fn troubles(&self) -> Vec<(String, Option<String>)> {
         let desks = self.inner.desks.read().unwrap_or_else(PoisonError::into_inner);
         let trouble = |desk: &Desk| desk.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        desks.by_name.iter().map(|(name, desk)| (name.clone(), trouble(desk))).collect()
+        let missing = self.inner.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        let missing = missing.iter().map(|(name, trouble)| (name.clone(), Some(trouble.clone())));
+        desks.by_name.iter().map(|(name, desk)| (name.clone(), trouble(desk))).chain(missing).collect()
     }
 
     /// The right to send to a chat that nobody sends to: what is stored for it may be leased in the same transaction.

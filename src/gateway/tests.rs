@@ -38,7 +38,7 @@ fn config() -> Config {
     Config { max_running: 4, max_queued: 8, timeout: Duration::from_secs(7200), max_attempts: 3 }
 }
 
-fn turn(session: &str, agent: &str, text: &str) -> NewTurn {
+pub fn turn(session: &str, agent: &str, text: &str) -> NewTurn {
     NewTurn {
         id: TurnId::new(),
         session: session.parse().expect("an id"),

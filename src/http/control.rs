@@ -21,6 +21,14 @@ use crate::model::message::Message;
 use crate::model::time::Timestamp;
 use crate::model::turn::{History, NewTurn, Origin, Outcome};
 
+pub mod backup;
+pub mod outbox;
+mod query;
+pub mod sessions;
+pub mod turns;
+
+pub use query::DEFAULT_PAGE;
+
 /// The session of `send` when none is named.
 const DEFAULT_SESSION: &str = "cli";
 

@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::gateway::SubmitError;
 use crate::model::turn::{Failure, Outcome};
 use crate::store::StoreError;
+use crate::store::backup::CopyError;
 
 /// When what is busy or in trouble is worth another try.
 const SOON: Duration = Duration::from_secs(1);
@@ -192,6 +193,21 @@ impl From<StoreError> for ApiError {
                 let status = StatusCode::SERVICE_UNAVAILABLE;
                 Self { retry: Some(SOON), ..Self::new(status, "server_error", "store_failed", error.to_string()) }
             }
+        }
+    }
+}
+
+impl From<CopyError> for ApiError {
+    fn from(error: CopyError) -> Self {
+        match error {
+            CopyError::Store(error) => error.into(),
+            CopyError::Busy => {
+                let message = error.to_string();
+                Self::new(StatusCode::CONFLICT, "invalid_request_error", "backup_running", message)
+            }
+            // Nobody is there to be told, but when the gateway stops.
+            CopyError::GivenUp => Self::stopping(),
+            CopyError::Damaged(_) => Self::internal(),
         }
     }
 }

@@ -15,6 +15,8 @@ use serde_json::{Value, json};
 use super::Api;
 use crate::model::time::Timestamp;
 use crate::service::notify::Notifier;
+use crate::store::StoreError;
+use crate::store::browse::Census;
 
 /// How long the store may take to answer before it counts as not ready.
 const STORE_PATIENCE: Duration = Duration::from_secs(2);
@@ -122,14 +124,16 @@ pub async fn metrics(State(api): State<Api>) -> impl IntoResponse {
 pub async fn report(api: &Api) -> Value {
     let inner = &api.vitals.inner;
     let began = Instant::now();
-    let look = async {
+    let asked = async {
         api.store.ping().await?;
-        api.store.trouble().await.map_or(Ok(()), Err)
+        api.store.trouble().await.map_or(Ok(()), Err)?;
+        let answered = began.elapsed().as_micros() as u64;
+        Ok::<_, StoreError>((answered, api.gateway.outbox().census().await?))
     };
-    let store = match tokio::time::timeout(STORE_PATIENCE, look).await {
-        Ok(Ok(())) => json!({ "ok": true, "answered_in_us": began.elapsed().as_micros() as u64 }),
-        Ok(Err(e)) => json!({ "ok": false, "error": e.to_string() }),
-        Err(_) => json!({ "ok": false, "error": format!("no answer within {STORE_PATIENCE:?}") }),
+    let (store, outbox) = match tokio::time::timeout(STORE_PATIENCE, asked).await {
+        Ok(Ok((answered, census))) => (json!({ "ok": true, "answered_in_us": answered }), outbox(&census)),
+        Ok(Err(e)) => failing(&e.to_string()),
+        Err(_) => failing(&format!("no answer within {STORE_PATIENCE:?}")),
     };
     let agents = api.gateway.agents();
     let kinds: serde_json::Map<_, _> = agents.kinds().map(|(name, kind)| (name.into(), json!(kind))).collect();
@@ -145,7 +149,38 @@ pub async fn report(api: &Api) -> Value {
             "store": store,
             "turns": { "ok": true, "running": running, "queued": queued },
             "agents": { "ok": true, "default": agents.default_name(), "kinds": kinds },
+            "outbox": outbox,
+            "platforms": platforms(api),
             "http": { "ok": true, "connections": api.meters.http_connections.get() },
         },
     })
+}
+
+/// The store, and what only the store knows.
+fn failing(error: &str) -> (Value, Value) {
+    let part = json!({ "ok": false, "error": error });
+    (part.clone(), part)
+}
+
+fn outbox(census: &Census) -> Value {
+    let oldest = census.oldest_pending.map(|oldest| Timestamp::now().since(oldest).as_secs());
+    json!({
+        "ok": true,
+        "pending": census.pending,
+        "leased": census.leased,
+        "dead": census.dead,
+        "oldest_pending_seconds": oldest,
+    })
+}
+
+/// Each platform with its kind, which is null where deliveries wait for one that is not configured.
+fn platforms(api: &Api) -> Value {
+    let outbox = api.gateway.outbox();
+    let configured = outbox.platforms();
+    let kind = |name: &str| configured.all().find(|(known, ..)| *known == name).map(|(_, kind, _)| kind);
+    let platform = |(name, trouble): (String, Option<String>)| {
+        let state = json!({ "kind": kind(&name), "ok": trouble.is_none(), "trouble": trouble });
+        (name, state)
+    };
+    Value::Object(outbox.troubles().into_iter().map(platform).collect())
 }

@@ -1,6 +1,7 @@
 //! A delivery: one message on its way out, from the moment its turn ends to the moment its platform has it.
 
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -106,6 +107,19 @@ impl State {
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.label())
+    }
+}
+
+/// A word that is no state of a delivery.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a delivery is pending, leased, sent or dead")]
+pub struct InvalidState;
+
+impl FromStr for State {
+    type Err = InvalidState;
+
+    fn from_str(word: &str) -> Result<Self, InvalidState> {
+        Self::ALL.into_iter().find(|state| state.label() == word).ok_or(InvalidState)
     }
 }
 

@@ -1,8 +1,14 @@
 //! Wall-clock time as it is stored: milliseconds since 1970-01-01 UTC.
 
+use std::fmt;
+use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 /// A moment on the wall clock, in milliseconds since the epoch. For records and people; never for measuring durations.
+///
+/// As text, and so in JSON, it is RFC 3339 in UTC: `2026-03-01T11:03:11.250Z`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(i64);
 
@@ -33,9 +39,49 @@ impl Timestamp {
         Self(self.0.saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX)))
     }
 
+    /// The moment `span` earlier.
+    pub fn before(self, span: Duration) -> Self {
+        Self(self.0.saturating_sub(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)))
+    }
+
     /// Whole seconds since the epoch, as the OpenAI API's `created` fields want them.
     pub fn as_secs(self) -> i64 {
         self.0.div_euclid(1000)
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Damaged rows are shown, too: what no calendar knows is shown as its end.
+        let moment = jiff::Timestamp::from_millisecond(self.0);
+        let moment = moment.unwrap_or(if self.0 < 0 { jiff::Timestamp::MIN } else { jiff::Timestamp::MAX });
+        // Always as long: the order of texts is the order of time.
+        write!(f, "{moment:.3}")
+    }
+}
+
+/// A text that is no moment in RFC 3339.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected a time like 2026-03-01T11:03:11Z")]
+pub struct InvalidTimestamp;
+
+impl FromStr for Timestamp {
+    type Err = InvalidTimestamp;
+
+    fn from_str(text: &str) -> Result<Self, InvalidTimestamp> {
+        text.parse().map(|moment: jiff::Timestamp| Self(moment.as_millisecond())).map_err(|_| InvalidTimestamp)
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -58,6 +104,16 @@ pub fn in_words(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn moments_survive_text() {
+        let moment = Timestamp::from_millis(1_772_362_991_250);
+        assert_eq!(moment.to_string(), "2026-03-01T11:03:11.250Z");
+        assert_eq!(moment.to_string().parse(), Ok(moment));
+        assert_eq!("2026-03-01T12:03:11.25+01:00".parse(), Ok(moment));
+        assert_eq!("yesterday".parse::<Timestamp>(), Err(InvalidTimestamp));
+        assert!(Timestamp::from_millis(i64::MAX).to_string().starts_with("9999-12-3"));
+    }
 
     #[test]
     fn durations_read_well() {

@@ -11,9 +11,19 @@ use crate::model::delivery::{Delivery, Kind, NewDelivery, Settlement};
 use crate::model::id::TurnId;
 use crate::model::time::Timestamp;
 
+mod by_hand;
+
+pub use by_hand::{HandReport, MAX_BY_HAND, Refused};
+
 /// Nothing waits longer than this for its next attempt, in milliseconds: what is due later was put off by a clock that
 /// has jumped back since. Backoff and `Retry-After` stay below it.
 pub const MAX_AHEAD_MS: i64 = 3_600_000;
+
+// The indexes are partial, so these say again what is in them: without that each is a look at every row.
+pub(super) const LEASED: &str = "SELECT number, target FROM outbox \
+                                 WHERE state = 'leased' AND state IN ('pending', 'leased', 'dead') ORDER BY number";
+pub(super) const PUT_OFF: &str = "UPDATE outbox SET due = max(due, ?2) \
+                                  WHERE target = ?1 AND state = 'pending' AND state IN ('pending', 'leased')";
 
 /// Which chats have something to send.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -64,7 +74,6 @@ impl Store {
     /// Takes back the leases of the last life. What may have arrived is marked so, unless its platform recognises a
     /// repetition; how many were taken back, and how many are marked.
     pub async fn release_leases(&self, idempotent: Vec<String>) -> Result<(usize, usize), StoreError> {
-        const LEASED: &str = "SELECT number, target FROM outbox WHERE state = 'leased' ORDER BY number";
         // Looked at first, so that a start with nothing to release costs no fsync.
         if !self.read(|connection| Ok(connection.prepare_cached(LEASED)?.exists([])?)).await? {
             return Ok((0, 0));
@@ -180,8 +189,7 @@ fn settle(
             connection.prepare_cached(sql)?.execute(params![number, reason, now.as_millis()])?
         }
         Settlement::Retry { due, wait, reason } => {
-            let sql = "UPDATE outbox SET due = max(due, ?2) WHERE target = ?1 AND state = 'pending'";
-            connection.prepare_cached(sql)?.execute(params![target.to_string(), due.as_millis()])?;
+            connection.prepare_cached(PUT_OFF)?.execute(params![target.to_string(), due.as_millis()])?;
             let sql = "UPDATE outbox SET state = 'pending', due = ?2, waited = waited + ?3, reason = ?4, \
                        attempts = attempts + 1 WHERE number = ?1 AND state = 'leased'";
             let waited = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OpenFlags, ffi};
 use super::error::OpenError;
 
 /// "HgwS" in the file header: a database without it is not ours.
-const APPLICATION_ID: i64 = 0x4867_7753;
+pub const APPLICATION_ID: i64 = 0x4867_7753;
 
 /// Step n takes a store from version n to n + 1.
 const STEPS: [&str; 2] = [include_str!("schema/1.sql"), include_str!("schema/2.sql")];
@@ -54,6 +54,7 @@ pub fn open_reader(path: &Path) -> Result<Connection, OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
     connection.busy_timeout(BUSY).map_err(failed)?;
+    connection.set_prepared_statement_cache_capacity(64);
     connection.execute_batch(&format!("PRAGMA cache_size = -{CACHE_KIB};")).map_err(failed)?;
     Ok(connection)
 }

@@ -8,7 +8,7 @@ use crate::model::message::{Message, Role};
 use crate::model::time::Timestamp;
 
 /// Most turns of history that are read for an agent; older ones fall silent.
-const MAX_TURNS: u32 = 200;
+pub(super) const MAX_TURNS: u32 = 200;
 
 impl Store {
     /// What the completed turns of a session said since its last reset, and what was asked in turns that gave way to

@@ -183,11 +183,13 @@ fn park(connection: &Connection, id: TurnId, notice: &str) -> Result<(), StoreEr
 /// Stores a turn as the newest of its session; with `fresh` the conversation begins with it.
 pub(super) fn insert(connection: &Connection, turn: &NewTurn, started: bool, fresh: bool) -> Result<(), StoreError> {
     let session = sessions::row(connection, &turn.session, turn.accepted)?;
-    let seq = "SELECT coalesce(max(seq), 0) + 1 FROM turns WHERE session = ?1";
+    // Not before the conversation's beginning, which is kept when turns are pruned.
+    let seq = "SELECT max(s.fresh_from, 1 + coalesce((SELECT max(seq) FROM turns WHERE session = s.id), 0)) \
+               FROM sessions s WHERE s.id = ?1";
     let seq: i64 = connection.prepare_cached(seq)?.query_row([session], |row| row.get(0))?;
+    let sql = "UPDATE sessions SET active = ?2, fresh_from = iif(?3, ?4, fresh_from) WHERE id = ?1";
+    connection.prepare_cached(sql)?.execute(params![session, turn.accepted.as_millis(), fresh, seq])?;
     if fresh {
-        let sql = "UPDATE sessions SET fresh_from = ?2 WHERE id = ?1";
-        connection.prepare_cached(sql)?.execute([session, seq])?;
         // What agents kept of the old conversation would carry it on.
         connection.prepare_cached("DELETE FROM memories WHERE session = ?1")?.execute([session])?;
     }

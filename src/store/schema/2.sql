@@ -14,6 +14,16 @@ ALTER TABLE turns ADD COLUMN pieces BLOB;
 -- Pruning looks for the oldest that have ended.
 CREATE INDEX turns_ended ON turns (ended) WHERE ended IS NOT NULL;
 
+-- People look for the turns that did not go well; there should be few.
+CREATE INDEX turns_failed ON turns (state)
+    WHERE state IN ('failed', 'cancelled', 'interrupted', 'parked', 'superseded', 'absorbed');
+
+-- When the newest turn was accepted: people look for the latest conversations first.
+ALTER TABLE sessions ADD COLUMN active INTEGER NOT NULL DEFAULT 0;
+UPDATE sessions SET active = coalesce(
+    (SELECT accepted FROM turns WHERE turns.session = sessions.id ORDER BY seq DESC LIMIT 1), created);
+CREATE INDEX sessions_active ON sessions (active);
+
 -- The conversation begins with this turn; earlier ones are kept and fall silent.
 ALTER TABLE sessions ADD COLUMN fresh_from INTEGER NOT NULL DEFAULT 0;
 
@@ -67,5 +77,6 @@ CREATE TABLE outbox (
 CREATE INDEX outbox_of_chat ON outbox (target, number) WHERE state IN ('pending', 'leased');
 CREATE INDEX outbox_due ON outbox (due) WHERE state = 'pending';
 CREATE INDEX outbox_of_turn ON outbox (turn) WHERE turn IS NOT NULL;
-CREATE INDEX outbox_dead ON outbox (number) WHERE state = 'dead';
+-- By number in each state. Those that were sent are many, and nobody looks for them by their state.
+CREATE INDEX outbox_unsent ON outbox (state) WHERE state IN ('pending', 'leased', 'dead');
 CREATE INDEX outbox_settled ON outbox (settled) WHERE settled IS NOT NULL;
