@@ -182,7 +182,7 @@ impl Acp {
         let Some(permit) = self.keeper.permit().await else { return Err(retry("the gateway stops".into())) };
         let run = Run {
             worker: self.program.session_worker(&prompt.session),
-            command: self.config.program.command.clone(),
+            command: program::into_a_pipe(&self.config.program.command),
             session: prompt.session.clone(),
             variables: BTreeMap::new(),
             input: Input::Open,

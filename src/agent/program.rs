@@ -187,6 +187,16 @@ impl Program {
     }
 }
 
+/// A command whose stdout is a pipe, which `cat` empties into the worker's spool as fast as it fills; its status is the
+/// program's. Event loops (Python's asyncio, for one) refuse to write to a regular file, which a spool is.
+pub fn into_a_pipe(command: &[String]) -> Vec<String> {
+    // Descriptor 3 is the spool; 4 brings the program's status past the end of the pipe.
+    const PIPED: &str =
+        r#"exec 3>&1; s=$({ { "$@" 3>&- 4>&-; echo $? >&4; } | /bin/cat >&3 3>&- 4>&-; } 4>&1); exit "$s""#;
+    let shell = ["/bin/sh", "-c", PIPED, "agent"].map(str::to_owned);
+    shell.into_iter().chain(command.iter().cloned()).collect()
+}
+
 /// Whether a text fits where the kernel takes arguments and variables.
 ///
 /// # Errors
@@ -205,7 +215,7 @@ pub fn fit(what: &str, text: &str) -> Result<(), AgentError> {
 pub async fn obituary(worker: &Worker, end: End) -> String {
     let journal = worker.unit().map(|unit| format!(" (its log: journalctl --unit {unit})"));
     let said = worker.complaints().await.map(|tail| format!(": {}", last_words(&tail)));
-    format!("the agent's program {end}{}", said.or(journal).unwrap_or_default())
+    format!("{end}{}", said.or(journal).unwrap_or_default())
 }
 
 /// The end of what it complained about, on one line.
