@@ -189,6 +189,9 @@ pub(super) fn insert(connection: &Connection, turn: &NewTurn, started: bool, fre
     let seq: i64 = connection.prepare_cached(seq)?.query_row([session], |row| row.get(0))?;
     let sql = "UPDATE sessions SET active = ?2, fresh_from = iif(?3, ?4, fresh_from) WHERE id = ?1";
     connection.prepare_cached(sql)?.execute(params![session, turn.accepted.as_millis(), fresh, seq])?;
+    if fresh {
+        sessions::forget(connection, session)?;
+    }
     let (parent, context) = match &turn.history {
         // Only a turn that may be attempted again needs it; a given history can be long.
         History::Given(messages) if turn.keep => (None, Some(serde_json::to_string(messages))),
