@@ -15,6 +15,9 @@ pub const APPLICATION_ID: i64 = 0x4867_7753;
 /// Step n takes a store from version n to n + 1.
 const STEPS: [&str; 2] = [include_str!("schema/1.sql"), include_str!("schema/2.sql")];
 
+/// The version that this program writes.
+pub const KNOWN: i64 = STEPS.len() as i64;
+
 /// How long a statement waits for a lock. Only backups and curious people ever hold one: the directory is ours.
 const BUSY: Duration = Duration::from_secs(5);
 /// Page cache of a connection, in KiB.
@@ -66,7 +69,7 @@ fn sync_way_to(path: &Path) {
 }
 
 /// The schema version of an existing file, found without writing to it.
-fn inspect(path: &Path) -> Result<i64, OpenError> {
+pub fn inspect(path: &Path) -> Result<i64, OpenError> {
     let found = match header(path, OpenFlags::SQLITE_OPEN_READ_ONLY) {
         // A life that was killed while it made the store left a transaction half done. To read is to undo it first, and
         // that is to write; SQLite does it for every connection that may.
@@ -78,9 +81,8 @@ fn inspect(path: &Path) -> Result<i64, OpenError> {
     if application != APPLICATION_ID && tables > 0 {
         return Err(OpenError::Foreign { path: path.to_owned() });
     }
-    let known = STEPS.len() as i64;
-    if version > known {
-        return Err(OpenError::Newer { path: path.to_owned(), found: version, known });
+    if version > KNOWN {
+        return Err(OpenError::Newer { path: path.to_owned(), found: version, known: KNOWN });
     }
     Ok(version)
 }
