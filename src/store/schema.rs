@@ -38,12 +38,13 @@ pub fn open(path: &Path) -> Result<Connection, OpenError> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(failed)?;
     // journal_mode answers with a row; the others do not.
     connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).map_err(failed)?;
-    // Savepoints undo from memory: a batch is small, and a file for each would cost more than all the rest.
-    let settings = format!(
-        "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -{CACHE_KIB};"
-    );
+    let settings =
+        format!("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA cache_size = -{CACHE_KIB};");
     connection.execute_batch(&settings).map_err(failed)?;
     migrate(&connection, found).map_err(failed)?;
+    // Savepoints undo from memory: a batch is small, and a file for each would cost more than all the rest. Not for a
+    // migration, which sorts all that there is.
+    connection.execute_batch("PRAGMA temp_store = MEMORY").map_err(failed)?;
     Ok(connection)
 }
 
