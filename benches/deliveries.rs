@@ -149,7 +149,7 @@ fn large_store(dir: &Path, configuration: &str) {
     let mut starts: Vec<_> = (0..9)
         .map(|_| {
             let began = Instant::now();
-            let gateway = Gateway::start(dir, &configuration);
+            let gateway = Gateway::start(dir, configuration);
             (began.elapsed(), gateway.resident())
         })
         .collect();
