@@ -31,6 +31,7 @@ mod birth;
 mod death;
 mod hold;
 mod life;
+mod opening;
 mod predecessor;
 mod reload;
 

@@ -80,6 +80,12 @@ impl Store {
         Ok((Self { writes, reads, condition, directory, copies }, StoreOwner { writer }))
     }
 
+    /// The schema version of the store in `directory`, and the one it is to be brought to, if those differ.
+    pub fn outdated(directory: &Path) -> Option<(i64, i64)> {
+        let found = schema::inspect(&directory.join(FILE_NAME)).ok()?;
+        (0 < found && found < schema::KNOWN).then_some((found, schema::KNOWN))
+    }
+
     /// Runs `work` in a transaction and returns when it is on disk.
     async fn write<T, F>(&self, work: F) -> Result<T, StoreError>
     where

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Hold, Parts, Ready, StartError, is_supervised, key_source, meters, places, read_key};
+use super::{Hold, Parts, Ready, StartError, is_supervised, key_source, meters, opening, places, read_key};
 use crate::agent::{Agents, Surroundings, worker_of};
 use crate::config::{Config, Listen};
 use crate::gateway::{Gateway, Outbox, PARKED_NOTICE, Retention};
@@ -229,7 +229,7 @@ fn serves(listener: &Listener, wanted: &Listen) -> bool {
 pub async fn assemble(frame: &Frame, config: &Config, handshake: &Handshake, hold: &Hold) -> Result<Parts, StartError> {
     let key = read_key(config, &frame.directories.state).map_err(StartError::Secret)?;
     let meters = meters();
-    let (store, owner) = Store::open(&frame.directories.state, meters.clone())?;
+    let (store, owner) = opening::open(&frame.directories.state, meters.clone(), &frame.notifier)?;
     let (tasks, stop) = (Tasks::new(), Stop::new());
     let around = surroundings(frame, handshake, &tasks, &stop);
     let agents = Agents::new(&config.default_agent, &config.agents, &around, None);

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use rusqlite::{Connection, params};
 
-use super::sessions::MAX_TURNS;
+use super::sessions::{MAX_TURNS, forget};
 use super::{Store, StoreError};
 use crate::model::time::Timestamp;
 
@@ -188,8 +188,10 @@ fn prune_turns(
         }
     }
     for session in sessions {
-        let sql = "DELETE FROM sessions WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM turns WHERE session = ?1)";
-        pruned.sessions += connection.prepare_cached(sql)?.execute([session])?;
+        if !connection.prepare_cached("SELECT 1 FROM turns WHERE session = ?1")?.exists([session])? {
+            forget(connection, session)?;
+            pruned.sessions += connection.prepare_cached("DELETE FROM sessions WHERE id = ?1")?.execute([session])?;
+        }
     }
     Ok((pruned, (!all).then_some(place)))
 }

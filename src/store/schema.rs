@@ -15,6 +15,9 @@ pub const APPLICATION_ID: i64 = 0x4867_7753;
 /// Step n takes a store from version n to n + 1.
 const STEPS: [&str; 2] = [include_str!("schema/1.sql"), include_str!("schema/2.sql")];
 
+/// The version that this program writes.
+pub const KNOWN: i64 = STEPS.len() as i64;
+
 /// How long a statement waits for a lock. Only backups and curious people ever hold one: the directory is ours.
 const BUSY: Duration = Duration::from_secs(5);
 /// Page cache of a connection, in KiB.
@@ -39,12 +42,12 @@ pub fn open(path: &Path) -> Result<Connection, OpenError> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(failed)?;
     // journal_mode answers with a row; the others do not.
     connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).map_err(failed)?;
-    // Savepoints undo from memory: a batch is small, and a file for each would cost more than all the rest.
-    let settings = format!(
-        "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -{CACHE_KIB};"
-    );
+    let settings = format!("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA cache_size = -{CACHE_KIB};");
     connection.execute_batch(&settings).map_err(failed)?;
     migrate(&connection, found).map_err(failed)?;
+    // Savepoints undo from memory: a batch is small, and a file for each would cost more than all the rest. Not for a
+    // migration, which sorts all that there is.
+    connection.execute_batch("PRAGMA temp_store = MEMORY").map_err(failed)?;
     Ok(connection)
 }
 
@@ -70,7 +73,7 @@ fn sync_way_to(path: &Path) {
 }
 
 /// The schema version of an existing file, found without writing to it.
-fn inspect(path: &Path) -> Result<i64, OpenError> {
+pub fn inspect(path: &Path) -> Result<i64, OpenError> {
     let found = match header(path, OpenFlags::SQLITE_OPEN_READ_ONLY) {
         // A life that was killed while it made the store left a transaction half done. To read is to undo it first, and
         // that is to write; SQLite does it for every connection that may.
@@ -82,9 +85,8 @@ fn inspect(path: &Path) -> Result<i64, OpenError> {
     if application != APPLICATION_ID && tables > 0 {
         return Err(OpenError::Foreign { path: path.to_owned() });
     }
-    let known = STEPS.len() as i64;
-    if version > known {
-        return Err(OpenError::Newer { path: path.to_owned(), found: version, known });
+    if version > KNOWN {
+        return Err(OpenError::Newer { path: path.to_owned(), found: version, known: KNOWN });
     }
     Ok(version)
 }

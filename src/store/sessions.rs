@@ -89,6 +89,12 @@ pub(super) fn row(connection: &Connection, session: &SessionId, now: Timestamp) 
     Ok(insert.insert(params![session.as_str(), now.as_millis()])?)
 }
 
+/// What agents keep of a session goes with what was said in it.
+pub(super) fn forget(connection: &Connection, session: i64) -> Result<(), StoreError> {
+    connection.prepare_cached("DELETE FROM memories WHERE session = ?1")?.execute([session])?;
+    Ok(())
+}
+
 fn said_in<'a>(connection: &Connection, turns: impl Iterator<Item = &'a [u8; 16]>) -> Result<Vec<Message>, StoreError> {
     let mut messages = Vec::new();
     for turn in turns {

@@ -184,15 +184,71 @@ fn what_is_not_ours_is_refused_and_left_byte_for_byte() {
     }
 }
 
+/// A store as a version left it.
+fn loaded(fixture: &str) -> Home {
+    let home = Home::new();
+    Connection::open(home.file()).and_then(|c| c.execute_batch(fixture)).expect("the fixture loads");
+    home
+}
+
+const V1: &str = include_str!("../../tests/fixtures/store-v1.sql");
+const V2: &str = include_str!("../../tests/fixtures/store-v2.sql");
+
 #[tokio::test]
 async fn every_released_schema_opens() {
-    for fixture in [include_str!("../../tests/fixtures/store-v1.sql")] {
-        let home = Home::new();
-        Connection::open(home.file()).and_then(|c| c.execute_batch(fixture)).expect("the fixture loads");
+    /// Tables and indexes with their columns. How their SQL is spelled depends on the way they came to be.
+    const SHAPE: &str = "SELECT s.type || ' ' || s.name || ' ' || group_concat(coalesce(c.name, i.name)) \
+                         FROM sqlite_schema s LEFT JOIN pragma_table_xinfo(s.name) c ON s.type = 'table' \
+                         LEFT JOIN pragma_index_xinfo(s.name) i ON s.type = 'index' GROUP BY s.name ORDER BY s.name";
+    let shape = |home: &Home| {
+        let connection = Connection::open(home.file()).expect("opens");
+        let mut statement = connection.prepare(SHAPE).expect("a query");
+        let rows = statement.query_map([], |row| row.get::<_, String>(0)).expect("rows");
+        rows.collect::<Result<Vec<_>, _>>().expect("texts")
+    };
+    let fresh = Home::new();
+    let (_store, _owner) = fresh.open();
+    for fixture in [V1, V2] {
+        let home = loaded(fixture);
         let (store, _owner) = home.open();
         let history = store.session_history("fixture".parse().expect("an id")).await.expect("history");
         assert_eq!(history.iter().map(|m| m.content.as_str()).collect::<Vec<_>>(), ["question", "answer"]);
+        let sessions = store.list_sessions(None, 10).await.expect("sessions").items;
+        assert!(sessions.iter().any(|session| session.id == "fixture" && session.active.as_millis() > 0));
+        // Until a version is released its fixture follows it.
+        assert_eq!(shape(&home), shape(&fresh));
     }
+}
+
+#[tokio::test]
+async fn what_version_2_left_is_understood_row_by_row() {
+    let home = loaded(V2);
+    let (store, _owner) = home.open();
+    let id = |text: &str| text.parse().expect("an id");
+    assert_eq!(store.session_history(id("begun-anew")).await.expect("history"), []);
+    assert_eq!(store.memory(id("fixture"), "echo".into()).await.expect("read").as_deref(), Some("what it keeps"));
+    assert_eq!(store.cursor("ops".into(), "bot".into()).await.expect("read").as_deref(), Some("1234"));
+    let keyed = Idempotency { key: "once".into(), fingerprint: [7; 32] };
+    let again = NewTurn { idempotency: Some(keyed), ..turn("fixture", "again") };
+    let Ok(Recorded::Known(known)) = store.record_turn(again, true).await else { panic!("the key is known") };
+    assert!(matches!(known.outcome, Some(Outcome::Completed { ref text, .. }) if text == "an answer"));
+    let failed = store.turn(TurnId::from_bytes(*b"\x01\x9c\0\0\0\0\x70\0\x80\0\0\0\0\0\0\x03")).await.expect("read");
+    let failed = failed.expect("there");
+    assert!(matches!(failed.outcome, Some(Outcome::Failed { failure: Failure::Timeout, .. })));
+    assert_eq!(failed.parent, Some(known.id));
+    let source = Source { platform: "ops".into(), account: "bot".into(), message: "m-1".into() };
+    let brought = Arrival::Begins { source, turn: Box::new(turn("fixture", "x")), started: false, fresh: false };
+    let received = store.receive(vec![brought], None, Timestamp::now()).await.expect("asked");
+    assert!(matches!(received[..], [Received::Known(_)]));
+    let released = store.release_unfinished(3, "parked").await.expect("released");
+    let [waiting] = &released.again[..] else { panic!("{released:?}") };
+    assert_eq!(waiting.turn.history, History::Given(vec![Message::user("before")]));
+    assert_eq!(waiting.turn.deliver.as_ref().map(ToString::to_string).as_deref(), Some("ops:42"));
+    assert_eq!(store.release_leases(Vec::new()).await.expect("released"), (1, 1));
+    let census = store.count_deliveries().await.expect("counted");
+    assert_eq!((census.pending, census.leased, census.dead), (2, 0, 1));
+    let due = store.due_deliveries(Timestamp::now(), 9).await.expect("looked");
+    assert_eq!(due.targets.len(), 2);
 }
 
 #[tokio::test]

@@ -190,8 +190,7 @@ pub(super) fn insert(connection: &Connection, turn: &NewTurn, started: bool, fre
     let sql = "UPDATE sessions SET active = ?2, fresh_from = iif(?3, ?4, fresh_from) WHERE id = ?1";
     connection.prepare_cached(sql)?.execute(params![session, turn.accepted.as_millis(), fresh, seq])?;
     if fresh {
-        // What agents kept of the old conversation would carry it on.
-        connection.prepare_cached("DELETE FROM memories WHERE session = ?1")?.execute([session])?;
+        sessions::forget(connection, session)?;
     }
     let (parent, context) = match &turn.history {
         // Only a turn that may be attempted again needs it; a given history can be long.

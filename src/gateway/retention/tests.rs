@@ -61,6 +61,7 @@ impl World {
             };
             let (session, name) = (turn.session, format!("s{}", turn.session));
             run("INSERT OR IGNORE INTO sessions (id, name, created) VALUES (?1, ?2, 1)", params![session, name]);
+            run("INSERT OR IGNORE INTO memories VALUES (?1, 'a', 'kept')", params![session]);
             let state = if turn.ended.is_some() { "completed" } else { "queued" };
             let ended = turn.ended.map(|hours| NOW - hours * HOUR);
             let parent = turn.parent.filter(|back| *back > 0 && *back <= n).map(|back| id(n - back));
@@ -169,7 +170,7 @@ proptest! {
         runtime.expect("a runtime").block_on(world.run_to_the_end());
         let left = (world.turns(), world.count("outbox"), world.count("inbox"), world.count("sessions"));
         prop_assert_eq!(&left, &expected(&turns, days * 24));
-        prop_assert_eq!(world.count("messages"), left.0.len());
+        prop_assert_eq!((world.count("messages"), world.count("memories")), (left.0.len(), left.3));
         let torn: i64 = world.raw.query_row("SELECT count(*) FROM pragma_foreign_key_check", [], |row| row.get(0)).expect("checked");
         prop_assert_eq!(torn, 0);
     }

@@ -8,7 +8,7 @@ use super::{Page, follow, load};
 use crate::model::id::SessionId;
 use crate::model::message::Message;
 use crate::model::time::Timestamp;
-use crate::store::sessions::messages_of;
+use crate::store::sessions::{forget, messages_of};
 use crate::store::{Store, StoreError};
 
 /// Turns that one step of an export reads at most.
@@ -83,14 +83,18 @@ impl Store {
         .await
     }
 
-    /// Lets a conversation begin anew: what was said so far is kept and falls silent. Whether there is one.
+    /// Lets a conversation begin anew: what was said so far is kept and falls silent, and what agents keep of it is
+    /// forgotten. Whether there is one.
     ///
     /// A turn that runs has read its history already. `previous_response_id` still leads to what it names.
     pub async fn reset_session(&self, session: SessionId) -> Result<bool, StoreError> {
         self.write(move |connection| {
+            let Some((_, row)) = row_of(connection, &session)? else { return Ok(false) };
             let sql = "UPDATE sessions SET fresh_from = max(fresh_from, \
-                       1 + coalesce((SELECT max(seq) FROM turns WHERE session = sessions.id), 0)) WHERE name = ?1";
-            Ok(connection.prepare_cached(sql)?.execute([session.as_str()])? > 0)
+                       1 + coalesce((SELECT max(seq) FROM turns WHERE session = ?1), 0)) WHERE id = ?1";
+            connection.prepare_cached(sql)?.execute([row])?;
+            forget(connection, row)?;
+            Ok(true)
         })
         .await
     }

@@ -134,7 +134,10 @@ async fn sessions_come_latest_first_and_a_reset_silences_what_was() {
     let shown = home.store.show_session(id("session-1"), 2).await.expect("read").expect("there");
     assert_eq!((shown.session.turns, shown.session.asked.as_str(), shown.latest.items.len()), (3, "question 3", 2));
     assert_eq!(home.store.session_history(id("session-1")).await.expect("history").len(), 4);
+    home.run("INSERT INTO memories VALUES (1, 'a', 'all of it'), (2, 'a', 'of another one')");
     assert!(home.store.reset_session(id("session-1")).await.expect("reset"));
+    let memory = async |session| home.store.memory(id(session), "a".into()).await.expect("read");
+    assert_eq!((memory("session-1").await, memory("session-2").await), (None, Some("of another one".into())));
     assert_eq!(home.store.session_history(id("session-1")).await.expect("history"), []);
     let exported = home.store.export_session(id("session-1"), 0).await.expect("turns");
     assert_eq!(
