@@ -209,8 +209,13 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-/// What is told, as JSON: a form becomes an object, in which a field `payload` that is JSON stands for all.
+/// What is told, as JSON, whatever its type says: `curl -d` calls everything a form. A form becomes an object, in which a
+/// field `payload` that is JSON stands for all.
 fn payload(headers: &HeaderMap, body: &Bytes) -> Result<Value, ApiError> {
+    let error = match serde_json::from_slice(body) {
+        Ok(payload) => return Ok(payload),
+        Err(error) => error,
+    };
     let kind = text(headers, header::CONTENT_TYPE.as_str()).unwrap_or_default();
     if kind.starts_with("application/x-www-form-urlencoded") {
         let fields: BTreeMap<String, String> = form_urlencoded::parse(body).into_owned().collect();
@@ -220,7 +225,7 @@ fn payload(headers: &HeaderMap, body: &Bytes) -> Result<Value, ApiError> {
     if kind.starts_with("text/plain") {
         return Ok(String::from_utf8_lossy(body).into_owned().into());
     }
-    serde_json::from_slice(body).map_err(|e| ApiError::invalid(None, format!("the request body is not JSON: {e}")))
+    Err(ApiError::invalid(None, format!("the request body is not JSON: {error}")))
 }
 
 /// Slack asks for its own words back before it sends anything.
